@@ -1,0 +1,110 @@
+"""``keeps adapt``: teach a model new data and show what it learned, kept and lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from keeps.cli import options
+from keeps.cli.generated import command_text, option_value, with_settings
+from keeps.cli.terminal import terminal
+from keeps.errors import SettingsError
+from keeps.registry import find_method
+
+DEFAULT_METHOD = "corda"
+EXAMPLES = (
+    "keeps adapt",
+    "keeps adapt --learn world:unknown:atomic_number --keep world:known --method corda",
+    "keeps adapt --learn new.jsonl --keep known.csv --method lora --rank 8 --model ./my-model",
+    "keeps adapt --form merged --out ./merged-model",
+    "keeps adapt --method corda --help-all",
+)
+
+Method = Annotated[str, typer.Option("--method", help="How to change the model; keeps methods lists them.")]
+Form = Annotated[str | None, typer.Option("--form", help="Write the result to --out too, as lora, residual or merged.")]
+HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
+
+
+def command(
+    *,
+    learn: options.Learn = None,
+    keep: options.Keep = None,
+    method: Method = DEFAULT_METHOD,
+    model: options.Model = options.DEFAULT_MODEL,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    workspace: options.Workspace = None,
+    resume: options.Resume = False,
+    restart: options.Restart = False,
+    form: Form = None,
+    out: options.Out = None,
+    trust_remote_code: options.Trust = False,
+    items: options.Items = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+    help_all: HelpAll = False,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Teach a model new data, and show what it learned, kept and lost.
+
+    Without options: teaches the default model unknown atomic numbers and capitals of the built-in world.
+    The settings of each method are options too: keeps adapt --method NAME --help lists them.
+    """
+    del debug, help_all  # read from the command line before anything else
+    if (form is None) != (out is None):
+        raise SettingsError("--form and --out belong together", where="keeps adapt", mend="give both, or neither")
+    if resume and restart:
+        raise SettingsError("--resume and --restart contradict each other", where="keeps adapt", mend="choose one")
+    from keeps import jobs
+    from keeps.cli.show import show_diff
+
+    data: dict[str, Any] = {key: value for key, value in (("learn", learn), ("keep", keep)) if value is not None}
+    decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed, **(settings or {})}
+    with terminal(json=json, quiet=quiet) as term:
+        outcome = jobs.adapt(
+            **data,
+            method=method,
+            model=model,
+            settings=settings,
+            seed=seed,
+            device=device,
+            workspace=workspace,
+            resume=resume,
+            restart=restart,
+            command=command_text("adapt", decides),
+            progress=term.progress,
+            trust_remote_code=trust_remote_code,
+        )
+        difference = outcome.export_difference
+        if form is not None and out is not None:
+            difference = jobs.export(outcome.run_id, form, out, workspace=workspace, device=device)
+        document = {
+            "run": outcome.run_id,
+            "folder": outcome.folder,
+            "reused": outcome.reused,
+            "largest_logit_difference": difference,
+            "diff": outcome.diff,
+        }
+
+        def show(console: Any) -> None:
+            again = " (found in the ledger, not repeated)" if outcome.reused else ""
+            console.print(f"run {outcome.run_id}{again}: {outcome.folder}", markup=False, soft_wrap=True)
+            if difference is not None:
+                place = f"{out} ({form})" if out else "what was written"
+                text = f"{place}: largest logit difference to the trained model {difference:.2g}"
+                console.print(text, markup=False, soft_wrap=True)
+            show_diff(console, outcome.diff, items=items)
+            if not items:
+                hint = f"the facts themselves: keeps diff {outcome.run_id} --items"
+                console.print(hint, markup=False, soft_wrap=True)
+
+        term.emit(document, show)
+
+
+def build(argv: Sequence[str]) -> Callable[..., Any]:
+    """The command with the options of the method that ``argv`` names."""
+    name = option_value(argv, "--method", DEFAULT_METHOD)
+    return with_settings(command, find_method(name, "adapt"), everything="--help-all" in argv)

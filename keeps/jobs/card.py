@@ -1,0 +1,56 @@
+"""The model card in a run's folder: what it is, how to load it, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keeps.versions import __version__
+
+CARD = """---
+library_name: {library}
+base_model: {base}
+tags: [keeps, {method}]
+---
+# {name}
+
+Made by keeps {version} with the method `{method}` ({paper}) from {model}.
+Taught: {learn}. To keep: {keep}. Seed {seed}.
+
+```python
+{code}
+```
+
+## Settings
+
+{settings}
+"""
+ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{name}")"""
+CHECKPOINT = """from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{name}")"""
+
+
+def model_card(kind: str, name: str, base: str, settings: Mapping[str, Any], **facts: Any) -> str:
+    """The card as Markdown.
+
+    Args:
+        kind: ``"adapter"`` or ``"checkpoint"``.
+        name: of the run, which is its folder's.
+        base: what ``from_pretrained`` loads the base model from.
+        facts: ``method``, ``paper``, ``model``, ``learn``, ``keep`` and ``seed``.
+    """
+    library, code = ("peft", ADAPTER) if kind == "adapter" else ("transformers", CHECKPOINT)
+    return CARD.format(
+        library=library,
+        base=base,
+        name=name,
+        version=__version__,
+        code=code.format(base=base, name=name),
+        settings="\n".join(f"- {key}: {value}" for key, value in settings.items()),
+        **facts,
+    )

@@ -1,0 +1,137 @@
+"""The knowledge diff of a run, or of any two models, runs or change folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from keeps.contracts import Probe, Progress, SilentProgress
+from keeps.errors import KeepsError, LedgerError
+from keeps.jobs.asking import asked
+from keeps.jobs.data import job_data, names_marks
+from keeps.jobs.models import Named, changed, how_to_finish, load_base, marks_for, resolve, stored_marks
+from keeps.jobs.probing import check_probe, world_probe
+from keeps.ledger.difference import diff_results
+from keeps.ledger.lines import KnowledgeDiff
+from keeps.ledger.records import RunRecord
+from keeps.ledger.store import Ledger
+from keeps.ledger.workspace import Workspace
+from keeps.models.language_model import LanguageModel
+
+
+def diff(
+    first: str,
+    second: str | None = None,
+    *,
+    probe: str | None = None,
+    workspace: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> KnowledgeDiff:
+    """What changed from ``first`` to ``second``, or what the run ``first`` changed.
+
+    >>> print(diff("corda-3f"))  # doctest: +SKIP
+
+    Args:
+        first: a run (id or unique prefix), a run's folder, or any model.
+        second: likewise. Without it ``first`` must be a run, and is compared with its base model.
+        probe: what to ask: built-in sets or files, known and unknown as they are to ``first``. By
+            default the questions of the run that is named first, or the world.
+        workspace: where the ledger is.
+
+    Raises:
+        LedgerError: nothing to compare with, or the questions of a run cannot be put together again.
+        KeepsError: a name that is neither run, folder nor model.
+    """
+    if probe is not None:
+        check_probe(probe)
+    space = Workspace(workspace)
+    one = resolve(first, space)
+    if second is None and (probe is None or one.folder is None):
+        return _of_run(one, space)
+    one, other = (Named(one.model, one.model), one) if second is None else (one, resolve(second, space))
+    progress = progress or SilentProgress()
+    with space.ledger() as ledger:
+        found = _stored_pair(ledger, one, other) if probe is None else None
+        if found is None:
+            comparison = _Asking(ledger, device, progress)
+            questions = comparison.questions(probe, one, other)
+            found = comparison.result(one, questions), comparison.result(other, questions)
+        return diff_results(ledger, *found, before_name=one.name, after_name=other.name)
+
+
+def _of_run(named: Named, space: Workspace) -> KnowledgeDiff:
+    run = named.run
+    if run is None:
+        mend = "name a run, or two models"
+        raise LedgerError(f'"{named.name}" is no run of this workspace', where=str(space.path), mend=mend)
+    if not run.before_result or not run.after_result:
+        what = f"the run is {run.status} and has not been probed"
+        raise LedgerError(what, where=run.id, mend=how_to_finish(run))
+    with space.ledger(read_only=True) as ledger:
+        names = {"before_name": run.model, "after_name": run.id}
+        return diff_results(ledger, run.before_result, run.after_result, cost=run.measures, **names)
+
+
+def _stored_pair(ledger: Ledger, *named: Named) -> tuple[str, str] | None:
+    """The results of two runs that were asked the same questions; None otherwise."""
+    ids = [item.run.after_result for item in named if item.run is not None and item.run.after_result]
+    if len(ids) < 2 or len({ledger.result(result).probe_fingerprint for result in ids}) > 1:
+        return None
+    return ids[0], ids[1]
+
+
+class _Asking:
+    """Asks what is not stored; a base model that two names share is loaded once."""
+
+    def __init__(self, ledger: Ledger, device: str | None, progress: Progress) -> None:
+        self.ledger, self.device, self.progress = ledger, device, progress
+        self.loaded: tuple[str, LanguageModel] | None = None
+
+    def questions(self, probe: str | None, *named: Named) -> Probe:
+        if probe is not None:
+            marks = self._marks(named[0]) if names_marks(probe) else None
+            return world_probe(probe, marks=marks)
+        for item in named:
+            if item.run is not None:
+                marks = self._marks(item) if names_marks(item.run.learn) or names_marks(item.run.keep) else None
+                return _questions_of(item.run, marks)
+        return world_probe("world")
+
+    def result(self, named: Named, questions: Probe) -> str:
+        """The id of the stored result, asked now where it is not there yet."""
+        if named.change is not None:
+            stored = self.ledger.find_result(named.change.fingerprint, questions.fingerprint)
+            if stored is not None:
+                return stored.id
+        with changed(named, self._base(named)) as model:
+            return asked(self.ledger, model, questions, named.name, self.progress)[0]
+
+    def _marks(self, named: Named) -> Mapping[str, str] | None:
+        fingerprint = named.base_fingerprint
+        stored = None if fingerprint is None else stored_marks(fingerprint)
+        return stored or marks_for(self._base(named), "world:known", progress=self.progress)
+
+    def _base(self, named: Named) -> LanguageModel:
+        if self.loaded is None or self.loaded[0] != named.model:
+            self.loaded = None  # two models at once may be more than there is room for
+            self.loaded = (named.model, load_base(named, device=self.device, progress=self.progress))
+        return self.loaded[1]
+
+
+def _questions_of(run: RunRecord, marks: Mapping[str, str] | None) -> Probe:
+    """The questions that the run was asked, put together again from its data.
+
+    Raises:
+        LedgerError: its data are not there any more, or not what they were.
+    """
+    mend = "name the questions with --probe"
+    try:
+        data = job_data(run.learn, run.keep, marks=marks)
+    except KeepsError as error:
+        what = f"the questions of the run cannot be asked again ({error.what})"
+        raise LedgerError(what, where=run.id, mend=mend) from None
+    if data.fingerprints != dict(run.data_fingerprints):
+        what = "the data of the run are not what they were, or another part of them was asked"
+        raise LedgerError(what, where=run.id, mend=mend)
+    return data.probe

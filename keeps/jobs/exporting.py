@@ -1,0 +1,48 @@
+"""Write a finished run in another form, and say what the conversion cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keeps.contracts import Progress
+from keeps.errors import StorageError, UnknownNameError, nearest
+from keeps.jobs.models import load_base, resolve
+from keeps.ledger.workspace import Workspace
+
+
+def export(
+    run: str,
+    form: str,
+    out: str | Path,
+    *,
+    workspace: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Write ``run`` as ``form`` into the new folder ``out``.
+
+    >>> export("corda-3f", "merged", "./merged-model")  # doctest: +SKIP
+
+    Args:
+        run: a run (id or unique prefix) or its folder.
+        form: ``"lora"`` (a peft adapter for the untouched base), ``"residual"`` (a smaller adapter and
+            the reduced base it belongs to) or ``"merged"`` (a plain transformers checkpoint).
+
+    Returns:
+        The largest absolute difference of logits to the trained model, on a few fixed texts.
+
+    Raises:
+        StorageError: ``out`` exists, or ``run`` is no finished run.
+        UnknownNameError: there is no such form.
+        SettingsError: the form would do nothing for this run.
+    """
+    named = resolve(run, Workspace(workspace))
+    change = named.change
+    if change is None:
+        raise StorageError(f'"{run}" is no finished run', mend="`keeps runs` lists them")
+    if form not in change.forms:
+        what = f'a run of {change.record.method} has no form "{form}"'
+        raise UnknownNameError(what, where=named.name, mend=nearest(form, change.forms))
+    if Path(out).exists():
+        raise StorageError("the folder exists already", where=str(out), mend="choose another name or remove it first")
+    return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))

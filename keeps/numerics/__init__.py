@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: covariances, decompositions, low-rank differences, statistics."""

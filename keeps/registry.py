@@ -1,0 +1,139 @@
+"""The list of methods: found by looking into the verb folders, never registered by hand.
+
+A method is a class decorated with :func:`method`, in a module of a verb package (``keeps.adapt`` and
+its siblings) or in another package that names it under the entry point group ``keeps.methods``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from keeps.errors import UnknownNameError, nearest
+from keeps.settings import Settings
+
+VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain")
+ENTRY_POINT_GROUP = "keeps.methods"
+
+C = TypeVar("C", bound=type)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method without running it."""
+
+    name: str
+    verb: str
+    paper: str  # "arXiv:..." or a citation
+    summary: str
+    card: str  # the claim that vouches for it: keeps/claims/CARD.py
+    needs: tuple[str, ...]  # data it cannot do without: "learn", "keep"
+    uses: tuple[str, ...]  # data it makes use of when given
+    fits: tuple[str, ...]  # kinds of model: "causal-lm", ...
+    implementation: Any  # the class
+    settings: type[Settings]
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that defines the method."""
+        return self.implementation.__module__
+
+    @property
+    def documentation(self) -> str:
+        """The method's own page in Markdown: the docstring of its module."""
+        return (importlib.import_module(self.module).__doc__ or "").strip()
+
+
+def method(
+    name: str,
+    *,
+    verb: str,
+    paper: str,
+    summary: str,
+    card: str | None = None,
+    needs: tuple[str, ...] = ("learn",),
+    uses: tuple[str, ...] = (),
+    fits: tuple[str, ...] = ("causal-lm",),
+) -> Callable[[C], C]:
+    """Class decorator that makes a class a method; its settings type is read from ``settings: X``."""
+    if verb not in VERBS:
+        raise ValueError(f"verb {verb!r} is none of {VERBS}")
+
+    def decorate(implementation: C) -> C:
+        settings = getattr(implementation, "Settings", None)
+        if not (isinstance(settings, type) and issubclass(settings, Settings)):
+            raise TypeError(
+                f"{implementation.__name__} must have a class attribute Settings, a subclass of keeps.Settings"
+            )
+        implementation.info = MethodInfo(  # type: ignore[attr-defined]
+            name, verb, paper, summary, card or name, needs, uses, fits, implementation, settings
+        )
+        return implementation
+
+    return decorate
+
+
+def methods(verb: str | None = None) -> dict[str, MethodInfo]:
+    """All methods by name, those of keeps first, in alphabetical order.
+
+    >>> "corda" in methods("adapt")
+    True
+    """
+    found: dict[str, MethodInfo] = {}
+    for module in _method_modules():
+        for value in vars(module).values():
+            info = value.__dict__.get("info") if isinstance(value, type) else None
+            if isinstance(info, MethodInfo) and info.module == module.__name__:
+                found[info.name] = info
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        info = getattr(entry.load(), "info", None)
+        if isinstance(info, MethodInfo):
+            found.setdefault(info.name, info)
+    return {name: found[name] for name in sorted(found) if verb in (None, found[name].verb)}
+
+
+def find_method(name: str, verb: str | None = None) -> MethodInfo:
+    """The method called ``name``.
+
+    Raises:
+        UnknownNameError: there is none; the nearest names are listed.
+    """
+    known = methods(verb)
+    if name not in known:
+        kind = f"{verb} method" if verb else "method"
+        raise UnknownNameError(f'there is no {kind} called "{name}"', mend=nearest(name, known))
+    return known[name]
+
+
+def claims() -> dict[str, Any]:
+    """All claims by card name: every module of ``keeps.claims`` that defines ``CLAIM``."""
+    package = importlib.import_module("keeps.claims")
+    modules = (importlib.import_module(f"keeps.claims.{item.name}") for item in pkgutil.iter_modules(package.__path__))
+    return {module.CLAIM.card: module.CLAIM for module in modules if hasattr(module, "CLAIM")}
+
+
+def find_claim(card: str) -> Any:
+    """The claim of ``card``; unknown names raise :class:`UnknownNameError` with the nearest."""
+    known = claims()
+    if card not in known:
+        raise UnknownNameError(f'there is no claim called "{card}"', mend=nearest(card, known))
+    return known[card]
+
+
+def _method_modules() -> list[Any]:
+    modules = []
+    for verb in VERBS:
+        try:
+            package = importlib.import_module(f"keeps.{verb}")
+        except ModuleNotFoundError as error:
+            if error.name != f"keeps.{verb}":
+                raise
+            continue  # a verb whose folder is not there yet
+        modules += [
+            importlib.import_module(f"keeps.{verb}.{item.name}") for item in pkgutil.iter_modules(package.__path__)
+        ]
+    return modules
