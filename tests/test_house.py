@@ -86,7 +86,7 @@ def test_every_method_says_when_to_use_it(name: str) -> None:
 def source_files(*suffixes: str) -> list[Path]:
     folders = ("keeps", "tests", "scripts", "docs", "benchmarks", ".ci")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    found += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".gitignore"]
+    found += [path for path in ROOT.iterdir() if path.is_file() and path.name not in (".git", ".gitignore")]
     return [path for path in found if "__pycache__" not in path.parts and (not suffixes or path.suffix in suffixes)]
 
 

@@ -9,12 +9,15 @@ A specification is one part or several with commas between them::
     text                       running text
     facts.jsonl                a file
     hf:ID:split:config         a data set by its id
+
+``PART#40`` takes 40 records of a part, the same ones each time; ``PART#20`` is half of those.
 """
 
 from __future__ import annotations
 
+import hashlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keeps.data.readers import HUB, read_records
@@ -22,7 +25,7 @@ from keeps.data.records import Fact, Record, RecordSet
 from keeps.data.rows import path_mode
 from keeps.data.text import text_passages
 from keeps.data.world import HYPERNYM, MARKS, RELATIONS, default_marks, relation_facts, world_facts
-from keeps.errors import EmptySetError, RecordError, UnknownNameError, nearest
+from keeps.errors import EmptySetError, RecordError, SettingsError, UnknownNameError, nearest
 
 
 def load_records(spec: str | Path | RecordSet, *, marks: Mapping[str, str] | None = None) -> RecordSet:
@@ -36,6 +39,7 @@ def load_records(spec: str | Path | RecordSet, *, marks: Mapping[str, str] | Non
     Raises:
         UnknownNameError: a relation, mark or kind of data that does not exist.
         EmptySetError: a part selects nothing.
+        SettingsError: what follows ``#`` is no number of records.
         RecordError: two parts give one id to different records.
         InputFileError: a file cannot be read.
 
@@ -53,7 +57,7 @@ def load_records(spec: str | Path | RecordSet, *, marks: Mapping[str, str] | Non
     records: dict[str, Record] = {}
     origins: dict[str, str] = {}
     for part in parts:
-        for record in _part(part, chosen):
+        for record in _sampled(part, chosen):
             if record.id not in records:
                 records[record.id], origins[record.id] = record, part
             elif not _same(records[record.id], record):
@@ -68,6 +72,20 @@ def load_records(spec: str | Path | RecordSet, *, marks: Mapping[str, str] | Non
 def _same(one: Record, other: Record) -> bool:
     """Whether two records have the same content, wherever they come from and whatever their marks."""
     return RecordSet("", (one,)).fingerprint == RecordSet("", (other,)).fingerprint
+
+
+def _sampled(part: str, marks: Mapping[str, str]) -> Sequence[Record]:
+    """The records of ``part``, or as many of them as it asks for after a ``#``."""
+    name, sign, count = part.rpartition("#")
+    if not sign or path_mode(Path(part)) is not None:  # a file may have this sign in its name
+        return _part(part, marks)
+    if not (count.isascii() and count.isdigit() and int(count) > 0):
+        mend = "write a whole number above 0 after #, as in world:capital#40"
+        raise SettingsError(f'"{count}" is no number of records', where=part, mend=mend)
+    records = _part(name, marks)
+    # The order of a hash is a random one that neither the seed nor other records change.
+    first = sorted(range(len(records)), key=lambda index: hashlib.sha256(records[index].id.encode()).digest())
+    return [records[index] for index in sorted(first[: int(count)])]
 
 
 def _part(part: str, marks: Mapping[str, str]) -> tuple[Record, ...]:

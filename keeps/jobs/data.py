@@ -105,10 +105,10 @@ def check_data(learn: str | RecordSet, keep: str | RecordSet, *, report: Split =
 def names_marks(spec: object) -> bool:
     """Whether ``spec`` selects facts by what a model knows.
 
-    >>> names_marks("world:known:capital"), names_marks("world:capital,unknown.csv")
+    >>> names_marks("world:known#40"), names_marks("world:capital,unknown.csv")
     (True, False)
     """
-    parts = [part.strip().split(":") for part in spec.split(",")] if isinstance(spec, str) else []
+    parts = [part.strip().partition("#")[0].split(":") for part in spec.split(",")] if isinstance(spec, str) else []
     return any(part[0] == "world" and len(part) > 1 and part[1] in MARKS for part in parts)
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,25 +37,31 @@ class WrappedModel:
     trainable: dict[str, bool] = field(default_factory=dict)  # parameter of the base -> whether it could be trained
 
     def factors(self) -> Factors:
-        """The current A and B of every adapted layer, detached copies."""
+        """The current A and B of every adapted layer, detached copies; a gate is multiplied into A."""
         return {
-            name: (layer.lora_A[ADAPTER].weight.detach().clone(), layer.lora_B[ADAPTER].weight.detach().clone())
+            name: (_down_weight(layer.lora_A[ADAPTER]), layer.lora_B[ADAPTER].weight.detach().clone())
             for name, layer in lora_layers(self.peft_model).items()
         }
 
     def set_start(self, name: str, start: AdapterStart) -> None:
         """Give one layer its A0 and B0, and reduce its base weight to W - s B0 A0."""
+        self.reduce(name, start)
+        layer = lora_layers(self.peft_model)[name]
+        a, b = self.start[name]
+        with torch.no_grad():
+            layer.lora_A[ADAPTER].weight.copy_(a)
+            layer.lora_B[ADAPTER].weight.copy_(b)
+
+    def reduce(self, name: str, part: AdapterStart) -> None:
+        """Reduce one layer's base weight to W - s B0 A0, and leave its adapter as it is."""
         layer = lora_layers(self.peft_model)[name]
         weight = layer.base_layer.weight
-        inner, outer = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         with torch.no_grad():
-            # The residual is formed with the rounded factors, so that step 0 equals W to rounding.
-            rounded = AdapterStart(start.a.to(inner), start.b.to(outer), start.values)
+            # The residual is formed with the rounded factors, so that W - s B0 A0 + s B0 A0 equals W to rounding.
+            a, b = part.a.to(layer.lora_A[ADAPTER].weight), part.b.to(layer.lora_B[ADAPTER].weight)
             original = self.originals.setdefault(name, weight.detach().clone())
-            weight.copy_(rounded.residual(original, self.scaling[name]))
-            inner.copy_(rounded.a)
-            outer.copy_(rounded.b)
-        self.start[name] = (rounded.a.clone(), rounded.b.clone())
+            weight.copy_(AdapterStart(a, b, part.values).residual(original, self.scaling[name]))
+        self.start[name] = (a.clone(), b.clone())
 
     def unwrap(self) -> Any:
         """Take the adapter out and put the original weights back; returns the base model."""
@@ -175,6 +181,13 @@ def restore_trainable(model: nn.Module, flags: Mapping[str, bool]) -> None:
     """Give each parameter back the flag that :func:`trainable_flags` read."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+
+
+def _down_weight(down: nn.Module) -> Tensor:
+    """What a layer's A amounts to, ``(rank, in)``: diag(g) A where it is gated (:mod:`keeps.models.gated`)."""
+    weight = cast(Tensor, down.weight).detach().clone()
+    gate = getattr(down, "gate", None)
+    return weight if gate is None else weight * gate.detach()[:, None]
 
 
 def _exactly(name: str) -> str:

@@ -17,10 +17,14 @@ import torch
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """Token ids of one example; the loss is taken on ``input_ids[answer_start:]`` only."""
+    """Token ids of one example; the loss is taken on ``input_ids[answer_start:]`` only.
+
+    ``kind`` numbers the kind of data it is (0 where a method makes no difference); the loop only hands it on.
+    """
 
     input_ids: tuple[int, ...]
     answer_start: int
+    kind: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.answer_start <= len(self.input_ids):
@@ -43,12 +47,14 @@ class Batch:
         attention_mask: (batch, time), int64, 1 on tokens and 0 on padding.
         predicting: (batch, time), bool, true where the next token belongs to an answer.
         targets: (answer tokens,), int64, those next tokens in row-major order.
+        kinds: (batch,), int64, the kind of each example.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     predicting: torch.Tensor
     targets: torch.Tensor
+    kinds: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -71,7 +77,8 @@ def collate(examples: Sequence[TokenizedExample], pad_token_id: int) -> Batch:
         input_ids[row, :length] = torch.tensor(example.input_ids)
         attention_mask[row, :length] = 1
         predicting[row, example.answer_start - 1 : length - 1] = True
-    return Batch(input_ids, attention_mask, predicting, input_ids[:, 1:][predicting[:, :-1]])
+    kinds = torch.tensor([example.kind for example in examples])
+    return Batch(input_ids, attention_mask, predicting, input_ids[:, 1:][predicting[:, :-1]], kinds)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Order:
         """
         picked = self.step(step)
         passes = [picked[start : start + self.batch_size] for start in range(0, len(picked), self.batch_size)]
-        idle = [TokenizedExample(picked[-1].input_ids, len(picked[-1].input_ids))]
+        idle = [TokenizedExample(picked[-1].input_ids, len(picked[-1].input_ids), picked[-1].kind)]
         return [examples[process::processes] or idle for examples in passes]
 
 

@@ -67,7 +67,7 @@ def job_fingerprint(
     shapes = {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in parameters.items()}
     digest.update(json.dumps([FORMAT, type(settings).__name__, values, seed, shapes], sort_keys=True).encode())
     for example in examples:
-        digest.update(json.dumps([example.answer_start, *example.input_ids]).encode())
+        digest.update(json.dumps([example.kind, example.answer_start, *example.input_ids]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -22,12 +22,13 @@ from keeps.training.circumstances import (
     stop_requests,
 )
 from keeps.training.history import TrainingHistory
+from keeps.training.losses import AnswerLoss
 from keeps.training.optimiser import learning_rate_at, load_state_tensors, state_tensors
 from keeps.training.settings import TrainingSettings
-from keeps.training.steps import Gradient, Regulariser, Stepper
+from keeps.training.steps import Gradient, Loss, Regulariser, Stepper
 from keeps.weights import check_writable
 
-AfterStep = Callable[[nn.Module, int], None]
+AfterStep = Callable[[nn.Module, int, torch.optim.Optimizer], None]
 
 
 def train(
@@ -39,6 +40,7 @@ def train(
     pad_token_id: int,
     regulariser: Regulariser | None = None,
     after_step: AfterStep | None = None,
+    loss: Loss = AnswerLoss,
     checkpoint: str = "checkpoint",
 ) -> TrainingHistory:
     """Train every parameter of ``module`` that requires a gradient, in place.
@@ -50,7 +52,10 @@ def train(
 
     Args:
         regulariser: gives a scalar that is added to the mean loss of the step, or None.
-        after_step: called without gradients after each optimiser step with the number of steps done.
+        after_step: called without gradients after each optimiser step with the module, the number of
+            steps done and the optimiser (whose moments a method may have to clear).
+        loss: makes the module that gives the summed loss of a batch; by default the cross-entropy in
+            nats over the answer tokens. The sum is divided by the answer tokens of the step.
         checkpoint: name of the folder in ``run.folder``; stages of one run need different names.
 
     Raises:
@@ -83,11 +88,22 @@ def train(
                     device=device,
                     pad_token_id=pad_token_id,
                     regulariser=regulariser,
+                    loss=loss,
                 )
                 return _Loop(stepper, run, store, stop, after_step)()
         finally:
             module.train(was_training)
             module.zero_grad(set_to_none=True)
+
+
+def total_steps(settings: TrainingSettings, examples: int) -> int:
+    """Optimiser steps that training on ``examples`` examples takes unless ``stop_loss`` ends it.
+
+    >>> total_steps(TrainingSettings(epochs=3, batch_size=4), 10)
+    9
+    """
+    per_epoch = -(-examples // (settings.batch_size * settings.accumulation))
+    return settings.steps or settings.epochs * per_epoch
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -110,7 +126,7 @@ class _Loop:
         self.stepper, self.run, self.store, self.stop, self.after_step = stepper, run, store, stop, after_step
         self.settings = stepper.settings
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in stepper.parameters.items()}
-        self.total = self.settings.steps or self.settings.epochs * stepper.order.steps_per_epoch
+        self.total = total_steps(self.settings, len(stepper.order.examples))
         self.position = Position()
         self.first_curve = len(run.curves)
 
@@ -171,7 +187,7 @@ class _Loop:
         position.step += 1
         if self.after_step is not None:
             with torch.no_grad():
-                self.after_step(self.stepper.module, position.step)
+                self.after_step(self.stepper.module, position.step, self.stepper.optimiser)
         position.add(gradient.loss, gradient.tokens, gradient.answer_tokens)
         self.run.log(position.step, loss=gradient.loss, learning_rate=rate)
         task.advance(1)

@@ -16,7 +16,9 @@ def make_optimiser(parameters: Mapping[str, torch.nn.Parameter], settings: Train
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=fused)
+    betas = (0.9, settings.beta2)
+    chosen = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(chosen, lr=settings.learning_rate, betas=betas, fused=fused)
 
 
 def learning_rate_at(step: int, total: int, settings: TrainingSettings) -> float:

@@ -25,6 +25,7 @@ class TrainingSettings(Settings):
     )
     warmup: float = setting(0.03, "share of the steps over which the learning rate rises", ge=0, le=1)
     weight_decay: float = setting(0.0, "decay of matrices in AdamW (vectors are not decayed)", ge=0, lt=1)
+    beta2: float = setting(0.999, "decay of AdamW's mean of squared gradients", ge=0, lt=1, advanced=True)
     clip: float = setting(1.0, "largest norm of the gradient", gt=0)
     precision: str = setting(
         "float32", "arithmetic of the forward pass; trained parameters are float32", choices=("float32", "bfloat16")

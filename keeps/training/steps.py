@@ -21,6 +21,7 @@ from keeps.training.optimiser import make_optimiser
 from keeps.training.settings import TrainingSettings
 
 Regulariser = Callable[[nn.Module], "Tensor | None"]
+Loss = Callable[[nn.Module], nn.Module]  # of a model: a module whose forward(Batch) gives the summed loss
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Stepper:
     Args:
         accelerator: an ``accelerate.Accelerator``, which knows processes and mixed precision.
         regulariser: gives a scalar that is added to the mean loss, or None.
+        loss: makes the module that is called with each :class:`Batch`, by default the cross-entropy alone.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Stepper:
         device: torch.device,
         pad_token_id: int,
         regulariser: Regulariser | None = None,
+        loss: Loss = AnswerLoss,
     ) -> None:
         self.module, self.parameters, self.settings = module, parameters, settings
         self.order = Order(examples, settings.batch_size, settings.accumulation, seed)
         self.optimiser = make_optimiser(parameters, settings)
-        self.wrapped = accelerator.prepare_model(AnswerLoss(module), device_placement=False)
+        self.wrapped = accelerator.prepare_model(loss(module), device_placement=False)
         self.accelerator, self.device = accelerator, device
         self.pad_token_id, self.regulariser = pad_token_id, regulariser
 

@@ -128,7 +128,7 @@ def stopping(real: Any, step: int) -> Any:
     """``train``, stopped after ``step`` steps as if the user had pressed Control-C."""
 
     def train(*args: Any, **options: Any) -> Any:
-        def stop(_: Any, done: int) -> None:
+        def stop(_: Any, done: int, __: Any) -> None:
             if done == step:
                 raise KeyboardInterrupt
 

@@ -9,7 +9,7 @@ import pytest
 from keeps.data import load_records
 from keeps.data.records import Fact, RecordSet
 from keeps.data.world import RELATIONS, default_marks, world_facts
-from keeps.errors import EmptySetError, InputFileError, KeepsError, RecordError, UnknownNameError
+from keeps.errors import EmptySetError, InputFileError, KeepsError, RecordError, SettingsError, UnknownNameError
 
 
 def ids(spec: str | Path, **options: dict[str, str]) -> list[str]:
@@ -50,6 +50,25 @@ def test_parts_mix_in_order_and_a_record_named_twice_is_taken_once(tmp_path: Pat
     assert chosen.count("world:capital:norway") == chosen.count("a") == 1
     assert chosen.index("world:capital:norway") < chosen.index("a") < len(chosen) - 100
     assert chosen[-1].startswith("text:")
+
+
+def test_a_number_after_a_part_takes_so_many_of_its_records(tmp_path: Path) -> None:
+    everything, forty, twenty = ids("world:capital"), ids("world:capital#40"), ids("world:capital#20")
+    assert (len(forty), len(twenty)) == (40, 20)
+    assert set(twenty) < set(forty) < set(everything), "a smaller sample is part of a larger one"
+    assert forty == [name for name in everything if name in forty], "in the order of the whole"
+    assert forty != everything[:40], "not just the beginning"
+    assert ids("world:capital#9999") == everything
+    file = tmp_path / "with#2.csv"
+    file.write_text("id,prompt,answer\na,One and one is,2\nb,Two and two is,4\nc,One and two is,3\n")
+    assert ids(str(file)) == ids(f"world:capital#1,{file}")[1:] == ["a", "b", "c"]
+    assert len(ids(f"{file}#2")) == 2
+
+
+@pytest.mark.parametrize("count", ["", "0", "-3", "4.5", "many", "٣"])
+def test_a_sample_needs_a_number_of_records(count: str) -> None:
+    with pytest.raises(SettingsError, match="is no number of records"):
+        load_records(f"world:capital#{count}")
 
 
 def test_one_id_for_two_records_is_refused(tmp_path: Path) -> None:

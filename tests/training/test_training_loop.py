@@ -126,7 +126,7 @@ def test_the_regulariser_has_the_same_weight_whatever_the_accumulation(tiny: Any
 def test_the_hook_after_each_step_may_change_parameters_without_gradients(tiny: Any, tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def project(module: Any, step: int) -> None:
+    def project(module: Any, step: int, optimiser: Any) -> None:
         assert not torch.is_grad_enabled()
         seen.append(step)
         for value in module.parameters():
@@ -169,7 +169,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_where_it_would_have(
 ) -> None:
     undisturbed, whole = fit(tiny, tmp_path / "a", dropout=0.1)
 
-    def interrupt(module: Any, step: int) -> None:
+    def interrupt(module: Any, step: int, optimiser: Any) -> None:
         if step == 3:
             os.kill(os.getpid(), signal_number)
 
@@ -195,7 +195,7 @@ def test_resuming_a_finished_run_takes_no_step_and_another_job_is_refused(tiny: 
     done, history = fit(tiny, tmp_path, checkpoint_every=0, stop_loss=10.0, epochs=5)
     assert history.stopped_early
 
-    def never(module: Any, step: int) -> None:
+    def never(module: Any, step: int, optimiser: Any) -> None:
         pytest.fail("no step may be taken")
 
     again, repeated = fit(tiny, tmp_path, stop_loss=10.0, epochs=5, resume=True, after_step=never)
@@ -217,7 +217,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
 
     states: list[dict[str, torch.Tensor]] = []
 
-    def remember(module: Any, step: int) -> None:
+    def remember(module: Any, step: int, optimiser: Any) -> None:
         states.append(tiny.trained(module))
 
     model = tiny.model()
@@ -230,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state_before_it(
 
 
 def test_parameters_that_are_no_numbers_do_not_overwrite_the_last_good_checkpoint(tiny: Any, tmp_path: Path) -> None:
-    def ruin(module: Any, step: int) -> None:
+    def ruin(module: Any, step: int, optimiser: Any) -> None:
         if step == 4:
             next(module.parameters()).fill_(float("nan"))
 
