@@ -1,11 +1,12 @@
-"""Training steps against a plain transformers + peft loop, in CPU seconds, interleaved in one run.
+"""Training steps against peft and transformers' Trainer, in CPU seconds, interleaved in one run.
 
-    python benchmarks/training.py --steps 3 --rounds 3
+    python benchmarks/training.py --steps 3 --rounds 5
 
-The other loop is what a user would write by hand: AdamW over a peft LoRA, ``labels`` with -100 on the
-prompt, full logits. Both start from the same weights, see the same batches (8 examples of 64 tokens,
-answers of 4 tokens) and end with the same loss, which is checked. The weights are random (SmolLM2-135M's
-shape): time does not depend on them.
+The data are examples of mixed lengths (16 to 128 tokens, short ones being more frequent), of which the last quarter is
+the answer. Both libraries start from the same weights and the same LoRA, see the same examples in the same steps and
+end with the same losses, which is checked. The Trainer pads each batch to its longest example and has ``labels`` of
+-100 on the prompt, as its users do; saving and logging are off, and its set-up is not counted. Without
+``--model`` the weights are random (SmolLM2-135M's shape): time does not depend on them.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import json
 import statistics
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from keeps.contracts import Run
 from keeps.training import TokenizedExample, TrainingSettings, train
-from keeps.training.batches import Order
+from keeps.training.batches import Order, collate
 
 SHAPE = {
     "vocab_size": 49152,
@@ -39,54 +40,117 @@ SHAPE = {
 RATE = 5e-4
 
 
-def peft_model(rank: int) -> torch.nn.Module:
+def base_model(name: str | None) -> Any:
+    if name is not None:
+        from keeps.models import LanguageModel
+
+        return LanguageModel.load(name).model
     torch.manual_seed(0)
-    base = LlamaForCausalLM(LlamaConfig(**SHAPE))  # pyright: ignore[reportArgumentType]
-    return get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
+    return LlamaForCausalLM(LlamaConfig(**SHAPE))  # pyright: ignore[reportArgumentType]
 
 
-def examples(count: int, tokens: int, answer: int) -> list[TokenizedExample]:
+def with_lora(base: Any, rank: int) -> Any:
+    torch.manual_seed(1)
+    return get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def examples(count: int, shortest: int, longest: int) -> list[TokenizedExample]:
+    """Random tokens; lengths are uniform on a logarithmic scale."""
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(SHAPE["vocab_size"], (count, tokens), generator=generator).tolist()
-    return [TokenizedExample(tuple(row), tokens - answer) for row in rows]
+    lengths = (shortest * (longest / shortest) ** torch.rand(count, generator=generator)).long().tolist()
+    rows = [torch.randint(SHAPE["vocab_size"], (length,), generator=generator).tolist() for length in lengths]
+    return [TokenizedExample(tuple(row), len(row) - len(row) // 4) for row in rows]
 
 
-def by_hand(model: torch.nn.Module, batches: list[list[TokenizedExample]], precision: str) -> list[float]:
-    optimiser = torch.optim.AdamW(
-        [value for value in model.parameters() if value.requires_grad], lr=RATE, weight_decay=0
+class Clock(TrainerCallback):
+    """CPU seconds from the first step's begin to the last step's end, and the loss of every step."""
+
+    def __init__(self) -> None:
+        self.begin = self.end = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begin = self.begin or time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.end = time.process_time()
+
+
+class InOrder(Trainer):
+    """The Trainer, fed in the order given and telling its losses."""
+
+    losses: list[float]
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(float(loss))
+        return loss
+
+
+def as_batch(rows: list[TokenizedExample]) -> dict[str, torch.Tensor]:
+    batch = collate(rows, 0)
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    for row, example in zip(labels, rows, strict=True):
+        row[: example.answer_start] = -100
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": labels}
+
+
+def by_trainer(model: Any, data: list[TokenizedExample], batch: int, precision: str) -> tuple[float, list[float]]:
+    clock = Clock()
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=precision == "bfloat16",
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
     )
-    losses = []
-    model.train()
-    for batch in batches:
-        input_ids = torch.tensor([example.input_ids for example in batch])
-        labels = input_ids.clone()
-        for row, example in enumerate(batch):
-            labels[row, : example.answer_start] = -100
-        context = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
-        with context:
-            loss = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(float(loss.detach()))
-    return losses
+    trainer = InOrder(
+        model=model,
+        args=arguments,
+        train_dataset=data,  # pyright: ignore[reportArgumentType]
+        data_collator=as_batch,  # pyright: ignore[reportArgumentType]
+        callbacks=[clock],
+    )
+    trainer.losses = []
+    trainer.train()
+    return clock.end - clock.begin, trainer.losses
+
+
+def by_keeps(model: Any, data: list[TokenizedExample], settings: TrainingSettings) -> tuple[float, list[float]]:
+    run = Run(Path(tempfile.mkdtemp()), seed=0)
+    begin = time.process_time()
+    history = train(model, data, settings, run, pad_token_id=0)
+    return time.process_time() - begin, list(history.losses)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--answer", type=int, default=4)
+    parser.add_argument("--lengths", type=int, nargs=2, default=[16, 128])
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--precision", nargs="*", default=["bfloat16", "float32", "medium"])
+    parser.add_argument("--model", default=None, help="a model to load instead of random weights")
+    parser.add_argument("--precision", nargs="*", default=["float32", "medium"])
     options = parser.parse_args()
-    data = examples(options.steps * options.batch, options.tokens, options.answer)
+    data = examples(options.steps * options.batch, *options.lengths)
     order = Order(data, options.batch, 1, seed=0)
-    batches = [order.step(step) for step in range(options.steps)]
-    results = {}
+    same = [example for step in range(options.steps) for example in order.step(step)]
+    padded = sum(options.batch * max(len(row.input_ids) for row in order.step(step)) for step in range(options.steps))
+    share = 1 - sum(len(row.input_ids) for row in same) / padded
+    print(json.dumps({"tokens": [len(row.input_ids) for row in same], "share of padding": round(share, 2)}), flush=True)
+    base = base_model(options.model)
     for precision in options.precision:
         torch.set_float32_matmul_precision("medium" if precision == "medium" else "highest")
         kind = "bfloat16" if precision == "bfloat16" else "float32"
@@ -98,26 +162,28 @@ def main() -> None:
             warmup=0,
             precision=kind,
         )
-        ours, theirs, apart = [], [], 0.0
+        seconds: dict[str, list[float]] = {"keeps": [], "trainer": []}
+        apart = 0.0
         for repeat in range(options.rounds + 1):  # the first round warms up
-            model, other = peft_model(options.rank), peft_model(options.rank)
-            run = Run(Path(tempfile.mkdtemp()), seed=0)
-            start = time.process_time()
-            losses = train(model, data, settings, run, pad_token_id=0).losses
-            middle = time.process_time()
-            other_losses = by_hand(other, batches, kind)
-            end = time.process_time()
-            apart = max(apart, *(abs(a - b) for a, b in zip(losses, other_losses, strict=True)))
-            if repeat:
-                ours.append((middle - start) / options.steps)
-                theirs.append((end - middle) / options.steps)
-        results[precision] = {
-            "keeps CPU-s per step": round(statistics.median(ours), 3),
-            "by hand CPU-s per step": round(statistics.median(theirs), 3),
-            "ratio by hand / keeps": round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 2),
+            losses = {}
+            for library in ("keeps", "trainer"):
+                model = with_lora(base, options.rank)
+                if library == "keeps":
+                    spent, losses[library] = by_keeps(model, data, settings)
+                else:
+                    spent, losses[library] = by_trainer(model, same, options.batch, kind)
+                base = model.unload()
+                if repeat:
+                    seconds[library].append(spent / options.steps)
+            apart = max(apart, *(abs(a - b) for a, b in zip(losses["keeps"], losses["trainer"], strict=True)))
+        ratios = [ours / theirs for ours, theirs in zip(seconds["keeps"], seconds["trainer"], strict=True)]
+        report = {
+            "CPU-s per step": {library: round(statistics.median(values), 3) for library, values in seconds.items()},
+            "ratio keeps / trainer": round(statistics.median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in ratios],
             "largest difference of losses": float(f"{apart:.2g}"),
         }
-        print(precision, json.dumps(results[precision]), flush=True)
+        print(precision, json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keeps.data.records import Example as Example
     from keeps.data.records import Fact as Fact
     from keeps.data.records import Passage as Passage
+    from keeps.data.records import Preference as Preference
     from keeps.data.records import RecordSet as RecordSet
     from keeps.data.select import load_records as load_records
     from keeps.errors import KeepsError as KeepsError
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 # Public name -> the module that defines it.
 _HOMES = {
     **dict.fromkeys(("Answer", "Change", "Method", "Probe", "Question", "Row", "Run"), "keeps.contracts"),
-    **dict.fromkeys(("Dialogue", "Example", "Fact", "Passage", "RecordSet"), "keeps.data.records"),
+    **dict.fromkeys(("Dialogue", "Example", "Fact", "Passage", "Preference", "RecordSet"), "keeps.data.records"),
     "load_records": "keeps.data.select",
     "KeepsError": "keeps.errors",
     **dict.fromkeys(("adapt", "compare", "diff", "export", "probe"), "keeps.jobs"),

@@ -11,6 +11,13 @@ learns something new; a task should be learned in as few steps as possible.
 
 Needs: data to learn; for ``kpm`` also data to keep. Guarantees: step 0 equals the base to rounding.
 
+From the follow-up CorDA++ (arXiv:2506.13187) come two settings. ``candidates`` collects several covariances
+from different draws of the samples, and each layer takes the one with the most compact spectrum.
+``rank_allocation="compactness"`` shares ranks out over the layers by the same score, so that the number of
+*trained parameters* does not exceed that of one rank for all. The score (the exact one of the paper was not at
+hand) is the share of the sum of squared singular values that the adapter's components hold in ``ipm``,
+and leave to the others in ``kpm``. ``keeps adapt --spectrum`` shows it for every layer without training.
+
 Where the paper and its code differ: the paper writes C = X X^T, the code divides each sample by its
 signed maximum. Here a sample is divided by its largest absolute value (``normalise="absmax"``), since
 a signed maximum can be zero or negative; ``max`` and ``none`` are the code's way and the paper's.
@@ -18,38 +25,37 @@ a signed maximum can be zero or negative; ``max`` and ``none`` are the code's wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
-from torch import nn
 
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
-from keeps.errors import EmptySetError, SettingsError, StatisticsError, UnknownNameError, nearest
-from keeps.models.adapters import WrappedModel, wrap_lora
+from keeps.errors import EmptySetError, SettingsError
 from keeps.models.calibration import calibration_sequences
 from keeps.models.changes import AdapterChange
 from keeps.models.covariances import collect_covariance, token_batches
 from keeps.models.language_model import LanguageModel
-from keeps.models.targets import ALL_LINEAR, check_dense, find_targets, layer_ranks
+from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.covariance import NORMALISATIONS, Covariance
-from keeps.numerics.oriented import MODES, AdapterStart, Damped, damped, oriented_start, oriented_values, plain_start
+from keeps.numerics.oriented import AdapterStart
+from keeps.numerics.spectrum import described, held
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.adapter import AdapterSettings, set_starts, stored_starts, train_and_write, wrap
-
-START_OPTIONS = ("balance", "damping", "dropout", "orientation", "rank_stabilised")  # of :func:`init_adapter`
+from keeps.training.adapter import set_starts, stored_starts, train_and_write, wrap
+from keeps.training.batches import stable_seed
+from keeps.training.oriented import RANK_CAP, OrientedSettings, allocated, most_compact, ranks_of
+from keeps.training.oriented import adapter_starts as adapter_starts
+from keeps.training.oriented import init_adapter as init_adapter
+from keeps.training.oriented import oriented_spectrum as oriented_spectrum
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorDASettings(AdapterSettings):
+class CorDASettings(OrientedSettings):
     """Settings of CorDA."""
 
     # The lowest of the grid that the claim chooses from, on facts other than those it reports: it kept most.
     learning_rate: float = setting(2.5e-4, "largest learning rate, reached after the warm-up", gt=0, lt=10)
-    mode: str = setting("kpm", "kpm keeps what the keep set uses; ipm learns the learn set fastest", choices=MODES)
     samples: int = setting(256, "Calibration samples at most", ge=1)
     sample_tokens: int = setting(256, "Tokens a sample: short texts are joined up to this length; 1 joins none", ge=1)
     answers: str = setting(
@@ -58,15 +64,8 @@ class CorDASettings(AdapterSettings):
         choices=("auto", "yes", "no"),
     )
     normalise: str = setting("absmax", "What a sample is divided by (max is the official code)", choices=NORMALISATIONS)
-    balance: bool = setting(False, "Scale A and B of a layer to equal norms; B A is unchanged")
-    orientation: str = setting(
-        "covariance", "Decompose W C' as published, or W C'^1/2 (root)", choices=("covariance", "root"), advanced=True
-    )
-    damping: str = setting(
-        "float64",
-        "Arithmetic of the damping loop (float32 as in the official code)",
-        choices=("float64", "float32"),
-        advanced=True,
+    candidates: int = setting(
+        1, "Covariances from different draws of the samples; each layer takes the most compact", ge=1, le=64
     )
 
 
@@ -99,28 +98,72 @@ class CorDA:
         check_dense(layers)
         layer_ranks(layers, self.settings.rank, self.settings.rank_pattern)  # refuse before the long work
         starts = stored_starts(run) or self.starts(model, context, run)
-        wrapped = wrap(model, self.settings, seed=run.seed)
+        settings = self.settings
+        if settings.allocates:  # the ranks are those of the starts, also where a run is continued
+            settings = replace(settings, rank_allocation="uniform", rank_cap=RANK_CAP, rank_pattern=ranks_of(starts))
+        wrapped = wrap(model, settings, seed=run.seed)
         set_starts(wrapped, starts, run)
         data = {"learn": learn.fingerprint, "calibrate": context.fingerprint}
         return train_and_write(model, wrapped, learn, self.settings, run, method="corda", data=data)
 
     def starts(self, model: LanguageModel, context: RecordSet, run: Run) -> dict[str, AdapterStart]:
         """A0 and B0 of every target layer, oriented by ``context``."""
-        covariances = self.covariances(model, context, run)
-        with run.progress.task("decompose", len(covariances)) as task:
-            starts = adapter_starts(model.model, covariances, self.settings, advance=task.advance)
+        layers = len(find_targets(model.model, self.settings.targets))
+        with run.progress.task("decompose", self.settings.candidates * layers) as task:
+            wide = most_compact(model.model, self.candidates(model, context, run), self.settings, advance=task.advance)
+        starts = allocated(model.model, wide, self.settings)
         run.measures["damping"] = max(start.delta for start in starts.values())
+        shares = [held(start.values, start.energy) for start in starts.values()]
+        run.measures["adapter_energy"] = sum(shares) / len(shares)
+        run.measures["largest_rank"] = max(ranks_of(starts).values())
         return starts
 
-    def covariances(self, model: LanguageModel, context: RecordSet, run: Run) -> dict[str, Covariance]:
+    def spectrum(
+        self, model: LanguageModel, contexts: Mapping[str, RecordSet], run: Run
+    ) -> dict[str, list[dict[str, Any]]]:
+        """For each context (``"keep"``, ``"learn"``) one line a layer: how its spectrum lies; nothing is changed.
+
+        A line has ``layer``, ``components``, ``rank``; ``kpm`` and ``ipm``, the shares of the energy
+        that the ``rank`` smallest and largest components hold; ``compactness`` of this mode; ``components_99``,
+        how many hold 99 %; ``damping`` and ``inverse_error``.
+        """
+        found = {}
+        for name, context in contexts.items():
+            reader = CorDA(replace(self.settings, mode="ipm" if name == "learn" else "kpm", candidates=1))
+            covariances = reader.covariances(model, context, run)
+            ranks = layer_ranks(
+                find_targets(model.model, self.settings.targets), self.settings.rank, self.settings.rank_pattern
+            )
+            with run.progress.task(f"spectra, {name}", len(covariances)):
+                spectra = oriented_spectrum(model.model, covariances)
+            found[name] = [
+                {"layer": layer, **described(spectra[layer]["singular_values"], rank, largest=reader.settings.largest)}
+                | {key: spectra[layer][key] for key in ("damping", "inverse_error")}
+                for layer, rank in ranks.items()
+            ]
+        return found
+
+    def candidates(self, model: LanguageModel, context: RecordSet, run: Run) -> Iterator[dict[str, Covariance]]:
+        """One collection of covariances for each draw, from at most ``samples`` samples of ``context``."""
+        for draw in range(self.settings.candidates):
+            yield self.covariances(model, context, run, draw=draw)
+
+    def covariances(
+        self, model: LanguageModel, context: RecordSet, run: Run, *, draw: int = 0
+    ) -> dict[str, Covariance]:
         """One covariance per target layer from at most ``samples`` samples of ``context``."""
         answers = self.settings.answers == "yes" or (self.settings.answers == "auto" and self.settings.mode == "ipm")
-        sequences = calibration_sequences(
-            model, context, tokens=self.settings.sample_tokens, answers=answers, seed=run.seed
-        )[: self.settings.samples]
+        seed = run.seed if draw == 0 else stable_seed("draw", run.seed, draw)
+        found = calibration_sequences(model, context, tokens=self.settings.sample_tokens, answers=answers, seed=seed)
+        sequences = found[: self.settings.samples]
         if not sequences:
             mend = "give facts, examples or texts"
             raise EmptySetError("there is nothing to calibrate on", where=context.source, mend=mend)
+        if self.settings.candidates > 1 and len(found) == len(sequences):
+            what = f"every draw of candidates={self.settings.candidates} would take all {len(found)} samples there are"
+            raise SettingsError(
+                what, where=context.source, mend=f"choose samples below {len(found)}, or give more data"
+            )
         batches = token_batches(sequences, pad_token_id=model.encoder.pad_token_id)
         tokens = run.measures["calibration_tokens"] = sum(len(sequence) for sequence in sequences)
         width = max(layer.in_features for layer in find_targets(model.model, self.settings.targets).values())
@@ -133,133 +176,6 @@ class CorDA:
         mine = batches[index::count]
         normalise: Any = self.settings.normalise
         return collect_covariance(model.model, mine, self.settings.targets, normalise, run=run, total=len(mine))
-
-
-def adapter_starts(
-    model: Any, covariances: Mapping[str, Covariance], settings: CorDASettings, *, advance: Any = None
-) -> dict[str, AdapterStart]:
-    """The start of every target layer; C' is formed once for layers that share a covariance.
-
-    Raises:
-        TargetError: a target matches nothing, a rank does not fit, or a weight is quantised.
-        StatisticsError: a layer's covariance is missing, not finite or of the wrong size.
-    """
-    layers = find_targets(model, settings.targets)
-    check_dense(layers)
-    ranks = layer_ranks(layers, settings.rank, settings.rank_pattern)
-    _check_covariances(covariances, layers)
-    dtype = getattr(torch, settings.damping)
-    mode: Any = settings.mode
-    options: dict[str, Any] = {"orientation": settings.orientation, "balance": settings.balance}
-    last: tuple[int, Damped] | None = None
-    starts = {}
-    for name, layer in layers.items():
-        covariance = covariances[name]
-        if last is None or last[0] != id(covariance):
-            last = (id(covariance), damped(covariance.matrix().to(layer.weight.device), dtype=dtype))
-        starts[name] = oriented_start(layer.weight, last[1], ranks[name], settings.scaling, mode, **options)
-        if advance:
-            advance(1)
-    return starts
-
-
-def init_adapter(
-    model: Any,
-    targets: Sequence[str] = (ALL_LINEAR,),
-    r: int = 16,
-    alpha: float | None = None,
-    method: str = "corda",
-    mode: str = "kpm",
-    covariance: Mapping[str, Covariance] | None = None,
-    rank_pattern: Mapping[str, int] | None = None,
-    **options: Any,
-) -> WrappedModel:
-    """Wrap any transformers model with an adapter that starts from its own weights; nothing is trained.
-
-    Args:
-        model: a causal language model; its target weights become residuals (``unwrap()`` restores them).
-        method: ``"corda"`` with ``covariance``, or ``"plain"``: the same cut without a context, which
-            is PiSSA for ``mode="ipm"`` and MiLoRA for ``mode="kpm"``.
-        options: ``balance``, ``orientation``, ``damping``, ``dropout`` or ``rank_stabilised``, as in
-            :class:`CorDASettings`.
-
-    Returns:
-        The wrapped model: ``.peft_model`` to train, ``.unwrap()`` to restore.
-
-    Raises:
-        TargetError: a target matches nothing, a rank does not fit, or a weight is quantised.
-        StatisticsError: a layer's covariance is missing, not finite or of the wrong size.
-        SettingsError: an unknown mode or method, or a value out of range.
-        UnknownNameError: an option that means nothing here.
-    """
-    for option in options:
-        if option not in START_OPTIONS:
-            raise UnknownNameError(
-                f'unknown option "{option}"', where="init_adapter", mend=nearest(option, START_OPTIONS)
-            )
-    values = {
-        "rank": r,
-        "alpha": alpha,
-        "mode": mode,
-        "targets": targets,
-        "rank_pattern": rank_pattern or {},
-        **options,
-    }
-    settings = CorDASettings.from_mapping(values, where="init_adapter")
-    if method == "corda":
-        starts = adapter_starts(model, covariance or {}, settings)
-    elif method == "plain":
-        starts = _plain_starts(model, settings)
-    else:
-        raise SettingsError(f'method is "{method}"', mend='choose "corda" or "plain"')
-    wrapped = wrap_lora(
-        model,
-        targets=settings.targets,
-        rank=settings.rank,
-        alpha=settings.scale_alpha,
-        dropout=settings.dropout,
-        rank_stabilised=settings.rank_stabilised,
-        rank_pattern=settings.rank_pattern,
-    )
-    for name, start in starts.items():
-        wrapped.set_start(name, start)
-    return wrapped
-
-
-def oriented_spectrum(model: Any, covariance: Mapping[str, Covariance]) -> dict[str, dict[str, Any]]:
-    """Per layer: singular values of W C' (descending), the damping used and the inverse's error."""
-    layers = find_targets(model, tuple(covariance))
-    report = {}
-    for name, layer in layers.items():
-        context = damped(covariance[name].matrix().to(layer.weight.device))
-        report[name] = {
-            "singular_values": oriented_values(layer.weight, context),
-            "damping": context.delta,
-            "inverse_error": context.inverse_error,
-        }
-    return report
-
-
-def _plain_starts(model: Any, settings: CorDASettings) -> dict[str, AdapterStart]:
-    layers = find_targets(model, settings.targets)
-    check_dense(layers)
-    ranks = layer_ranks(layers, settings.rank, settings.rank_pattern)
-    options: dict[str, Any] = {"largest": settings.mode == "ipm", "balance": settings.balance}
-    return {name: plain_start(layer.weight, ranks[name], settings.scaling, **options) for name, layer in layers.items()}
-
-
-def _check_covariances(covariances: Mapping[str, Covariance], layers: Mapping[str, nn.Linear]) -> None:
-    """Every layer has a covariance of its own width."""
-    for name, layer in layers.items():
-        if name not in covariances:
-            mend = "collect_covariance(...) with the same targets"
-            raise StatisticsError("a target layer has no covariance", where=name, mend=mend)
-        width = covariances[name].total.shape[0]
-        if width != layer.in_features:
-            mend = "collect the covariance with the model that is adapted"
-            raise StatisticsError(
-                f"the covariance has {width} features, the layer {layer.in_features}", where=name, mend=mend
-            )
 
 
 def _process() -> tuple[int, int]:

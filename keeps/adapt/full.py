@@ -12,20 +12,15 @@ Needs: facts, examples or texts to learn. Guarantees: nothing about what is kept
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
-from keeps.models.adapters import copy_into, restore_trainable, trainable_flags
 from keeps.models.changes import CheckpointChange
-from keeps.models.checkpoint_files import save_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.adapter import finished_record
-from keeps.training.examples import tokenise
-from keeps.training.loop import train
 from keeps.training.settings import TrainingSettings
+from keeps.training.whole import train_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +52,4 @@ class FullFineTuning:
     ) -> CheckpointChange:
         """Train, write a transformers checkpoint to ``run.folder``, and give ``model`` its weights back."""
         del keep  # nothing here protects it
-        module: Any = model.model
-        parameters = dict(module.named_parameters())
-        originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        trainable = trainable_flags(module)
-        module.requires_grad_(True)
-        try:
-            train(module, tokenise(model, learn), self.settings, run, pad_token_id=model.encoder.pad_token_id)
-            if run.is_main:
-                save_checkpoint(module, model.tokenizer, run.folder)
-        finally:
-            copy_into(parameters, originals)
-            restore_trainable(module, trainable)
-        record = finished_record("checkpoint", "full", self.settings, model, {"learn": learn.fingerprint}, run)
-        return CheckpointChange(run.folder, record)
+        return train_whole(model, learn, self.settings, run, method="full", data={"learn": learn.fingerprint})

@@ -19,11 +19,15 @@ EXAMPLES = (
     "keeps adapt --learn world:unknown:atomic_number --keep world:known --method corda",
     "keeps adapt --learn new.jsonl --keep known.csv --method lora --rank 8 --model ./my-model",
     "keeps adapt --form merged --out ./merged-model",
+    "keeps adapt --method corda --spectrum --out ./spectra",
     "keeps adapt --method corda --help-all",
 )
 
 Method = Annotated[str, typer.Option("--method", help="How to change the model; keeps methods lists them.")]
 Form = Annotated[str | None, typer.Option("--form", help="Write the result to --out too, as lora, residual or merged.")]
+Spectrum = Annotated[
+    bool, typer.Option("--spectrum", help="Train nothing; show how compressible each layer is in either context.")
+]
 HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
@@ -39,6 +43,7 @@ def command(
     resume: options.Resume = False,
     restart: options.Restart = False,
     form: Form = None,
+    spectrum: Spectrum = False,
     out: options.Out = None,
     trust_remote_code: options.Trust = False,
     items: options.Items = False,
@@ -54,6 +59,15 @@ def command(
     The settings of each method are options too: keeps adapt --method NAME --help lists them.
     """
     del debug, help_all  # read from the command line before anything else
+    data: dict[str, Any] = {key: value for key, value in (("learn", learn), ("keep", keep)) if value is not None}
+    if spectrum:
+        if form is not None or resume or restart:
+            what = "--spectrum trains nothing, so there is nothing to continue or to export"
+            raise SettingsError(what, where="keeps adapt", mend="leave --form, --resume and --restart out")
+        common = {"device": device, "out": out, "trust_remote_code": trust_remote_code}
+        options_of_job = {**data, "method": method, "model": model, "settings": settings, "seed": seed, **common}
+        _show_spectrum(options_of_job, items=items, json=json, quiet=quiet)
+        return
     if (form is None) != (out is None):
         raise SettingsError("--form and --out belong together", where="keeps adapt", mend="give both, or neither")
     if resume and restart:
@@ -61,7 +75,6 @@ def command(
     from keeps import jobs
     from keeps.cli.show import show_diff
 
-    data: dict[str, Any] = {key: value for key, value in (("learn", learn), ("keep", keep)) if value is not None}
     decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed, **(settings or {})}
     with terminal(json=json, quiet=quiet) as term:
         outcome = jobs.adapt(
@@ -102,6 +115,23 @@ def command(
                 console.print(hint, markup=False, soft_wrap=True)
 
         term.emit(document, show)
+
+
+def _show_spectrum(job: dict[str, Any], *, items: bool, json: bool, quiet: bool) -> None:
+    from keeps import jobs
+    from keeps.cli.show import show_table
+    from keeps.ledger.spectrum import spectrum_tables
+
+    with terminal(json=json, quiet=quiet) as term:
+        report = jobs.spectrum(**job, progress=term.progress)
+
+        def show(console: Any) -> None:
+            for table in spectrum_tables(report.layers, items=items):
+                show_table(console, table)
+            if report.files:
+                console.print("written: " + ", ".join(map(str, report.files)), markup=False, soft_wrap=True)
+
+        term.emit(report, show)
 
 
 def build(argv: Sequence[str]) -> Callable[..., Any]:

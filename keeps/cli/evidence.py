@@ -44,6 +44,19 @@ def verdict(card: str, folder: Path | None = None) -> str:
     return NOT_RUN if found is None else str(found.get("verdict", NOT_RUN))
 
 
+def verdict_line(name: str, card: str, folder: Path | None = None) -> str:
+    """The verdict with its count of checks, and the card where that is not the method's own.
+
+    >>> verdict_line("mine", "never-run")
+    'never-run: not run'
+    """
+    found = read_evidence(card, folder) or {}
+    checks = [check for check in found.get("checks", []) if isinstance(check, dict)]
+    held = sum(check.get("holds") is True for check in checks)
+    count = f" ({held} of {len(checks)} checks hold)" if checks else ""
+    return ("" if name == card else f"{card}: ") + str(found.get("verdict", NOT_RUN)) + count
+
+
 def figure(value: Any) -> str:
     """A figure of an evidence file as text: three digits, intervals as ``low to high``.
 

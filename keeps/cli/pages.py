@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keeps.cli.evidence import figure, read_evidence, verdict
+from keeps.cli.evidence import figure, read_evidence, verdict_line
 from keeps.cli.generated import default_text, metavar
 from keeps.registry import MethodInfo, methods
 
@@ -32,7 +32,7 @@ def methods_table(infos: Iterable[MethodInfo], link: str = "methods/{name}.md") 
     lines = ["| Method | Verb | Paper | What it does | Claim |", "| --- | --- | --- | --- | --- |"]
     for info in infos:
         name = f"[`{info.name}`]({link.format(name=info.name, verb=info.verb)})"
-        cells = (name, info.verb, paper_link(info.paper), _cell(info.summary), verdict(info.card))
+        cells = (name, info.verb, paper_link(info.paper), _cell(info.summary), verdict_line(info.name, info.card))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ columns                                   record      optional columns
 ========================================= =========== ==============================================
 ``messages``                              Dialogue    ``id``
 ``subject``, ``relation``, ``object``     Fact        ``id``, ``prompts``, ``aliases``, ``choices``
+``prompt``, ``chosen``, ``rejected``      Preference  ``id``
 ``prompt`` (``question``), ``answer``     Example     ``id``, ``aliases``, ``choices``
 ``text``                                  Passage     ``id``
 ========================================= =========== ==============================================
@@ -23,13 +24,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from keeps.data.records import Dialogue, Example, Fact, Passage, Record
+from keeps.data.records import Dialogue, Example, Fact, Passage, Preference, Record
 from keeps.data.rows import Row
 
 ROLES = ("system", "user", "assistant", "tool")
 KINDS = (  # (columns that must be there, each with its synonyms), most telling first
     ("messages",),
     ("subject", "relation", "object"),
+    ("prompt", "chosen", "rejected"),
     ("prompt", "answer"),
     ("text",),
 )
@@ -139,6 +141,14 @@ def _example(row: Row) -> Example:
     return Example(_id(row, [prompt, answer, aliases]), prompt, answer, tuple(aliases))
 
 
+def _preference(row: Row) -> Preference:
+    column = _present(row, "prompt")
+    prompt, chosen, rejected = _text(row, column).rstrip(), _text(row, "chosen"), _text(row, "rejected")
+    if chosen == rejected:
+        raise row.error("the chosen response is the rejected one", "give two that differ", "rejected")
+    return Preference(_id(row, [prompt, chosen, rejected]), prompt, chosen, rejected)
+
+
 def _with_choices(row: Row, prompt: str, given: Any, choices: tuple[str, ...], column: str) -> Example:
     if isinstance(given, bool) or not isinstance(given, (str, int)):
         mend = "give one of the choices, or its index from 0"
@@ -168,7 +178,7 @@ def _passage(row: Row) -> Passage:
 
 
 _BUILDERS: dict[tuple[str, ...], Callable[[Row], Record]] = dict(
-    zip(KINDS, (_dialogue, _fact, _example, _passage), strict=True)
+    zip(KINDS, (_dialogue, _fact, _preference, _example, _passage), strict=True)
 )
 
 

@@ -1,4 +1,4 @@
-"""Records, named by what they hold: facts, examples, dialogues, passages; and sets of them.
+"""Records, named by what they hold: facts, examples, dialogues, preferences, passages; and sets of them.
 
 Every record has an ``id`` that is unique in its set, and a ``split`` that depends on its subject
 alone, so that no subject is calibrated or trained on in one part and reported in another.
@@ -111,6 +111,31 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """A prompt with a response that is preferred and one that is not."""
+
+    id: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+    @property
+    def answer(self) -> str:
+        """What should be said."""
+        return self.chosen
+
+    @property
+    def split(self) -> Split:
+        """The fixed part of this pair's prompt."""
+        return split_of(self.prompt)
+
+    @property
+    def group(self) -> str:
+        """The line of the diff that the pair counts in."""
+        return "preferences"
+
+
+@dataclass(frozen=True)
 class Passage:
     """Running text: learned as it is, kept by perplexity.
 
@@ -132,7 +157,7 @@ class Passage:
         return "text"
 
 
-Record = Fact | Example | Dialogue | Passage
+Record = Fact | Example | Dialogue | Preference | Passage
 
 
 @dataclass(frozen=True)
@@ -183,9 +208,11 @@ class RecordSet:
         ]
 
 
-def _question(record: Fact | Example | Dialogue, group: str) -> Question:
+def _question(record: Fact | Example | Dialogue | Preference, group: str) -> Question:
     if isinstance(record, Fact):
         return Question(record.id, group, record.prompts, record.answers, record.choices)
+    if isinstance(record, Preference):
+        return Question(record.id, group, (record.prompt,), (record.chosen,))
     if isinstance(record, Example):
         return Question(record.id, group, (record.prompt,), (record.answer, *record.aliases), record.choices)
     # A dialogue is asked by its last user turn; models with a chat template see all turns in training.

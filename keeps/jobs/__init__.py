@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from keeps.jobs.exporting import export as export
     from keeps.jobs.probing import ProbeOutcome as ProbeOutcome
     from keeps.jobs.probing import probe as probe
+    from keeps.jobs.spectra import SpectrumReport as SpectrumReport
+    from keeps.jobs.spectra import spectrum as spectrum
 
 _HOMES = {
     "AdaptOutcome": "adapting",
     "ProbeOutcome": "probing",
+    "SpectrumReport": "spectra",
     "adapt": "adapting",
     "compare": "comparing",
     "diff": "differing",
     "export": "exporting",
     "probe": "probing",
+    "spectrum": "spectra",
 }
 
 

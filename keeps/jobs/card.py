@@ -34,17 +34,25 @@ CHECKPOINT = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{name}")"""
 
+EXPERTS = """from pathlib import Path
+
+from keeps.models import LanguageModel
+from keeps.models.changes import load_change
+
+model = load_change(Path("{name}")).apply(LanguageModel.load("{base}"))"""
+LOADING = {"adapter": ("peft", ADAPTER), "checkpoint": ("transformers", CHECKPOINT), "experts": ("keeps", EXPERTS)}
+
 
 def model_card(kind: str, name: str, base: str, settings: Mapping[str, Any], **facts: Any) -> str:
     """The card as Markdown.
 
     Args:
-        kind: ``"adapter"`` or ``"checkpoint"``.
+        kind: of the change, a key of :data:`LOADING`.
         name: of the run, which is its folder's.
         base: what ``from_pretrained`` loads the base model from.
         facts: ``method``, ``paper``, ``model``, ``learn``, ``keep`` and ``seed``.
     """
-    library, code = ("peft", ADAPTER) if kind == "adapter" else ("transformers", CHECKPOINT)
+    library, code = LOADING[kind]
     return CARD.format(
         library=library,
         base=base,

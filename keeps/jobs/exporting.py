@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from keeps.contracts import Progress
-from keeps.errors import StorageError, UnknownNameError, nearest
+from keeps.errors import StorageError
 from keeps.jobs.models import load_base, resolve
 from keeps.ledger.workspace import Workspace
 
@@ -26,7 +26,8 @@ def export(
     Args:
         run: a run (id or unique prefix) or its folder.
         form: ``"lora"`` (a peft adapter for the untouched base), ``"residual"`` (a smaller adapter and
-            the reduced base it belongs to) or ``"merged"`` (a plain transformers checkpoint).
+            the reduced base it belongs to), ``"merged"`` (a plain transformers checkpoint) or
+            ``"experts"`` (experts with a router, which have no other form).
 
     Returns:
         The largest absolute difference of logits to the trained model, on a few fixed texts.
@@ -40,9 +41,7 @@ def export(
     change = named.change
     if change is None:
         raise StorageError(f'"{run}" is no finished run', mend="`keeps runs` lists them")
-    if form not in change.forms:
-        what = f'a run of {change.record.method} has no form "{form}"'
-        raise UnknownNameError(what, where=named.name, mend=nearest(form, change.forms))
+    change.check_form(form)  # before a model is loaded
     if Path(out).exists():
         raise StorageError("the folder exists already", where=str(out), mend="choose another name or remove it first")
     return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))

@@ -20,7 +20,7 @@ from keeps.ledger.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from keeps.models.changes import AdapterChange, CheckpointChange
+    from keeps.models.changes import StoredChange
     from keeps.models.language_model import LanguageModel
 
 
@@ -41,7 +41,7 @@ class Named:
     run: RunRecord | None = None
 
     @cached_property
-    def change(self) -> AdapterChange | CheckpointChange | None:
+    def change(self) -> StoredChange | None:
         """What lies in the folder; None for a plain model.
 
         Raises:

@@ -11,16 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from keeps.errors import StorageError
-from keeps.models.adapters import ADAPTER, Factors, lora_layers
+from keeps.models.adapters import ADAPTER, Factors, exactly, magnitudes_of
 from keeps.weights.files import atomic_write_bytes, load_tensors, save_tensors
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."  # what peft puts in front of a layer's name
+MAGNITUDE = ".lora_magnitude_vector"  # and behind it, for the row norms of DoRA
 
 
 def write_adapter(folder: Path, peft_model: Any, factors: Factors, *, multiple: int, base: str) -> None:
     """Write a peft folder for the base called ``base``: ``multiple`` is 2 where the factors were doubled, else 1.
+
+    Layers that ``factors`` lacks are left out, and each of the others has the rank of its factors.
 
     Raises:
         StorageError: the disk is full or the folder is not writable.
@@ -30,10 +33,10 @@ def write_adapter(folder: Path, peft_model: Any, factors: Factors, *, multiple: 
         init_lora_weights=True,  # a plain value: loading must not decompose anything again
         inference_mode=True,
         base_model_name_or_path=base,
-        target_modules=sorted(lora_layers(peft_model)),
+        target_modules=sorted(factors),
     )
-    write_config(folder, _with_ranks(config, multiple))
-    write_factors(folder, factors)
+    write_config(folder, _with_ranks_of(factors, _with_ranks(config, multiple)))
+    write_factors(folder, factors, magnitudes_of(peft_model))
 
 
 def write_halved(folder: Path, config: Mapping[str, Any], trained: Factors, *, base: str) -> None:
@@ -77,11 +80,13 @@ def scaling_of(config: Mapping[str, Any]) -> float:
     return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
 
-def write_factors(folder: Path, factors: Factors) -> None:
-    """Write A and B under the names that peft reads."""
+def write_factors(folder: Path, factors: Factors, magnitudes: Mapping[str, Tensor] | None = None) -> None:
+    """Write A and B, and DoRA's magnitudes where there are any, under the names that peft reads."""
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in factors.items():
         tensors |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
+    for name, magnitude in (magnitudes or {}).items():
+        tensors[f"{PREFIX}{name}{MAGNITUDE}"] = magnitude
     save_tensors(folder / ADAPTER_FILE, tensors, metadata={"format": "pt"})
 
 
@@ -100,6 +105,24 @@ def read_factors(folder: Path) -> Factors:
     except KeyError as error:
         what = f"the adapter lacks the tensor {error}"
         raise StorageError(what, where=str(folder / ADAPTER_FILE), mend="run the job again") from None
+
+
+def read_magnitudes(folder: Path) -> dict[str, Tensor]:
+    """DoRA's row norms m, ``(out,)``, of every layer in a peft adapter folder; empty for other adapters.
+
+    Raises:
+        StorageError: the file is missing or damaged, or some layers have magnitudes and others have none.
+    """
+    tensors = load_tensors(folder / ADAPTER_FILE)
+    found = {
+        key.removeprefix(PREFIX).removesuffix(MAGNITUDE): value
+        for key, value in tensors.items()
+        if key.endswith(MAGNITUDE)
+    }
+    if found and 3 * len(found) != len(tensors):
+        what = "some layers of the adapter have a magnitude and others have none"
+        raise StorageError(what, where=str(folder / ADAPTER_FILE), mend="run the job again")
+    return found
 
 
 def check_fits(model: nn.Module, factors: Factors, folder: Path) -> None:
@@ -130,6 +153,14 @@ def _with_ranks(config: Mapping[str, Any], multiple: float) -> dict[str, Any]:
         "rank_pattern": {key: int(value * multiple) for key, value in (config.get("rank_pattern") or {}).items()},
         "alpha_pattern": {key: value * root for key, value in (config.get("alpha_pattern") or {}).items()},
     }
+
+
+def _with_ranks_of(factors: Factors, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the rank that each layer's factors have, and every scaling as it was."""
+    scale = scaling_of(config)
+    odd = {exactly(name): a.shape[0] for name, (a, _) in factors.items() if a.shape[0] != config["r"]}
+    alphas = {key: scale * (math.sqrt(rank) if config.get("use_rslora") else rank) for key, rank in odd.items()}
+    return {**config, "rank_pattern": odd, "alpha_pattern": alphas}
 
 
 def _plain(value: Any) -> Any:

@@ -44,13 +44,13 @@ class WrappedModel:
         }
 
     def set_start(self, name: str, start: AdapterStart) -> None:
-        """Give one layer its A0 and B0, and reduce its base weight to W - s B0 A0."""
-        self.reduce(name, start)
+        """Give one layer its A0 and B0, and reduce its base weight to W - s B0 A0; where B0 = 0 it stays as it is."""
+        if start.b.any():
+            self.reduce(name, start)
         layer = lora_layers(self.peft_model)[name]
-        a, b = self.start[name]
         with torch.no_grad():
-            layer.lora_A[ADAPTER].weight.copy_(a)
-            layer.lora_B[ADAPTER].weight.copy_(b)
+            layer.lora_A[ADAPTER].weight.copy_(start.a)
+            layer.lora_B[ADAPTER].weight.copy_(start.b)
 
     def reduce(self, name: str, part: AdapterStart) -> None:
         """Reduce one layer's base weight to W - s B0 A0, and leave its adapter as it is."""
@@ -80,11 +80,13 @@ def wrap_lora(
     dropout: float = 0.0,
     rank_stabilised: bool = False,
     rank_pattern: Mapping[str, int] | None = None,
+    use_dora: bool = False,
 ) -> WrappedModel:
     """Inject plain LoRA layers (B = 0, A Kaiming-uniform; LoRA, arXiv:2106.09685) through peft.
 
     ``alpha`` belongs to ``rank``: a layer with another rank keeps the same scaling. A is drawn from
-    torch's random numbers as they stand.
+    torch's random numbers as they stand. ``use_dora`` adds a trained magnitude to each row (DoRA,
+    arXiv:2402.09353).
 
     Raises:
         TargetError: no layer matches, or a rank does not fit its layer.
@@ -101,9 +103,10 @@ def wrap_lora(
         lora_alpha=alpha,  # type: ignore[arg-type]  (peft divides; a float is exact)
         lora_dropout=dropout,
         use_rslora=rank_stabilised,
+        use_dora=use_dora,
         target_modules=list(layers),
-        rank_pattern={_exactly(name): r for name, r in odd.items()},
-        alpha_pattern={_exactly(name): value for name, value in alphas.items()},  # type: ignore[arg-type]
+        rank_pattern={exactly(name): r for name, r in odd.items()},
+        alpha_pattern={exactly(name): value for name, value in alphas.items()},  # type: ignore[arg-type]
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -124,6 +127,12 @@ def lora_layers(peft_model: Any) -> dict[str, Any]:
     if not found:
         raise TargetError("the model carries no LoRA layer", mend="wrap it first")
     return found
+
+
+def magnitudes_of(peft_model: Any) -> dict[str, Tensor]:
+    """The trained row norms m of DoRA's layers, ``(out,)``, detached copies; empty for other adapters."""
+    vectors = {name: layer.lora_magnitude_vector for name, layer in lora_layers(peft_model).items()}
+    return {name: vector[ADAPTER].weight.detach().clone() for name, vector in vectors.items() if ADAPTER in vector}
 
 
 def doubled(trained: Factors, start: Factors) -> Factors:
@@ -149,8 +158,11 @@ def halved(factors: Factors) -> tuple[Factors, Factors]:
 
 
 @contextmanager
-def added(model: Any, factors: Factors, scale: float) -> Iterator[None]:
-    """The model with W + scale * B A in every layer of ``factors``, its weights restored bit by bit on leaving."""
+def added(model: Any, factors: Factors, scale: float, magnitudes: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """The model with W + scale * B A in every layer of ``factors``, its weights restored bit by bit on leaving.
+
+    ``magnitudes`` are the norms, ``(out,)``, that DoRA's rows are brought to.
+    """
     weights = {name: model.get_submodule(name).weight for name in factors}
     originals: dict[str, Tensor] = {}
     try:
@@ -159,7 +171,11 @@ def added(model: Any, factors: Factors, scale: float) -> Iterator[None]:
                 weight = weights[name]
                 originals[name] = weight.detach().clone()
                 difference = scale * (b.to(weight.device).double() @ a.to(weight.device).double())
-                weight.copy_((weight.double() + difference).to(weight.dtype))
+                changed = weight.double() + difference
+                if magnitudes:
+                    norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
+                    changed *= magnitudes[name].to(changed)[:, None] / norms
+                weight.copy_(changed.to(weight.dtype))
         yield
     finally:
         copy_into(weights, originals)
@@ -190,6 +206,6 @@ def _down_weight(down: nn.Module) -> Tensor:
     return weight if gate is None else weight * gate.detach()[:, None]
 
 
-def _exactly(name: str) -> str:
+def exactly(name: str) -> str:
     """A peft pattern that matches this layer alone."""
     return "^" + name.replace(".", r"\.") + "$"

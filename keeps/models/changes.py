@@ -1,6 +1,6 @@
-"""The two kinds of change that lie on disk: a PEFT adapter folder and a transformers checkpoint.
+"""The kinds of change that lie on disk: a PEFT adapter folder, a transformers checkpoint, or experts.
 
-Both are plain folders that peft and transformers load without keeps; ``change.json`` beside the
+The first two are plain folders that peft and transformers load without keeps; ``change.json`` beside the
 tensors says where they came from.
 """
 
@@ -26,6 +26,7 @@ from keeps.models.adapter_files import (
     check_fits,
     read_config,
     read_factors,
+    read_magnitudes,
     scaling_of,
     write_halved,
 )
@@ -69,14 +70,16 @@ def source_of(model: LanguageModel) -> str:
     return str(getattr(model.model.config, "_name_or_path", "") or model.name)
 
 
-def load_change(folder: Path) -> AdapterChange | CheckpointChange:
+def load_change(folder: Path) -> StoredChange:
     """The change in ``folder``, by the kind that its ``change.json`` names.
 
     Raises:
         StorageError: the folder holds no change, or one of another version.
     """
+    from keeps.models.expert_files import ExpertsChange  # which builds on this file
+
     record = ChangeRecord.read(folder)
-    kinds = {"adapter": AdapterChange, "checkpoint": CheckpointChange}
+    kinds = {"adapter": AdapterChange, "checkpoint": CheckpointChange, "experts": ExpertsChange}
     if record.kind not in kinds:
         mend = nearest(record.kind, kinds)
         raise StorageError(f'change.json names the kind "{record.kind}"', where=str(folder), mend=mend)
@@ -107,8 +110,8 @@ def check_base(record: ChangeRecord, model: LanguageModel, folder: Path) -> None
         )
 
 
-class _StoredChange(Change):
-    """What both kinds share: identity, and export by writing, loading as a user would, and comparing."""
+class StoredChange(Change):
+    """What all kinds share: identity, and export by writing, loading as a user would, and comparing."""
 
     @property
     def fingerprint(self) -> str:
@@ -132,12 +135,9 @@ class _StoredChange(Change):
             SettingsError: there is no model, or the form would do nothing for this change.
             StorageError: the base is another one, ``folder`` exists, or files cannot be read or written.
         """
-        if form not in self.forms:
-            mend = nearest(form, self.forms)
-            raise UnknownNameError(f'the method {self.record.method} has no form "{form}" to export', mend=mend)
+        self.check_form(form)
         if model is None:
             raise SettingsError("the base model is needed to export", mend="pass model=LanguageModel.load(...)")
-        self._check_form(form)
         folder = Path(folder)
         with atomic_folder(folder) as temporary:
             changed = self.apply(model)
@@ -148,8 +148,15 @@ class _StoredChange(Change):
             self._write(form, temporary, folder, model)
             return largest_difference(wanted, self._logits_of(form, temporary, model))
 
-    def _check_form(self, form: str) -> None:
-        """Refuse a form that would do nothing for this change."""
+    def check_form(self, form: str) -> None:
+        """Refuse a form that this change does not have, or that would do nothing for it; see :meth:`export`."""
+        if form not in self.forms:
+            mend = nearest(form, self.forms)
+            raise UnknownNameError(f'the method {self.record.method} has no form "{form}" to export', mend=mend)
+
+    @abstractmethod
+    def apply(self, model: LanguageModel) -> ChangedModel:
+        """``model``'s base with the change in place; ``undo()`` takes it out."""
 
     @abstractmethod
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
@@ -160,7 +167,7 @@ class _StoredChange(Change):
         """Logits of the exported files, loaded as a user would load them."""
 
 
-class AdapterChange(_StoredChange):
+class AdapterChange(StoredChange):
     """A LoRA adapter for the untouched base, rank doubled where training started from its own weights."""
 
     forms: ClassVar[tuple[str, ...]] = ("lora", "residual", "merged")
@@ -181,10 +188,12 @@ class AdapterChange(_StoredChange):
         return scaling_of(read_config(self.folder))
 
     def factors(self) -> Factors:
-        """A and B of every layer as they lie on disk."""
+        """A and B of every layer as they lie on disk; with DoRA they are not all of the change."""
         return read_factors(self.folder)
 
-    def _check_form(self, form: str) -> None:
+    def check_form(self, form: str) -> None:
+        """As for every change; ``"residual"`` needs a base that was reduced."""
+        super().check_form(form)
         if form == "residual" and not self.record.measures.get("reduced_base"):
             raise SettingsError(
                 f'form "residual" would change nothing: {self.record.method} trains on the untouched base',
@@ -193,9 +202,9 @@ class AdapterChange(_StoredChange):
 
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         if form == "lora":
-            _copy_files(self.folder, folder, CONFIG_FILE, ADAPTER_FILE, "change.json", "README.md")
+            copy_files(self.folder, folder, CONFIG_FILE, ADAPTER_FILE, "change.json", "README.md")
         elif form == "merged":
-            with added(model.model, self.factors(), self.scaling):
+            with added(model.model, self.factors(), self.scaling, read_magnitudes(self.folder)):
                 save_checkpoint(model.model, model.tokenizer, folder)
         else:
             self._write_residual(folder, final, model)
@@ -223,7 +232,7 @@ class AdapterChange(_StoredChange):
             undo()
 
 
-class CheckpointChange(_StoredChange):
+class CheckpointChange(StoredChange):
     """A whole transformers checkpoint: every weight may differ from the base."""
 
     forms: ClassVar[tuple[str, ...]] = ("merged",)
@@ -245,7 +254,7 @@ class CheckpointChange(_StoredChange):
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         del form, final, model
         kept = [path.name for path in self.folder.iterdir() if path.is_file() and path.name != "curves.json"]
-        _copy_files(self.folder, folder, *kept)
+        copy_files(self.folder, folder, *kept)
 
     def _logits_of(self, form: str, folder: Path, model: LanguageModel) -> list[Tensor]:
         del form
@@ -270,7 +279,8 @@ def _attached(module: Any, folder: Path) -> tuple[Any, Undo]:
     return peft_model, undo
 
 
-def _copy_files(source: Path, target: Path, *names: str) -> None:
+def copy_files(source: Path, target: Path, *names: str) -> None:
+    """Copy those of the named files that are there."""
     for name in names:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

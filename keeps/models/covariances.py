@@ -41,7 +41,8 @@ def collect_covariance(
     Args:
         model: a transformers causal language model, or anything with linear layers that takes
             ``input_ids`` and ``attention_mask``.
-        batches: mappings of ``input_ids`` and ``attention_mask``, (batch, time); rows are samples.
+        batches: mappings of ``input_ids`` and ``attention_mask``, (batch, time); rows are samples. With
+            ``counted``, (batch, time), only the tokens that it marks enter the sums.
         targets: as in :func:`keeps.models.targets.find_targets`.
         normalise: see :meth:`keeps.numerics.covariance.Covariance.add`.
         dtype: of the running sums; float32 or float64.
@@ -66,7 +67,7 @@ def collect_covariance(
             for batch in batches:
                 ids = batch["input_ids"].to(device)
                 mask = batch.get("attention_mask", torch.ones_like(ids)).to(device)
-                collector.start(mask)
+                collector.start(batch.get("counted", mask).to(device))
                 _backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False)
                 seen += 1
                 if task is not None:

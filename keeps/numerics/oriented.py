@@ -11,13 +11,14 @@ in float64, because the spectrum of W C' spans five to eight decades.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from keeps.errors import StatisticsError, TargetError
+from keeps.numerics.extreme import extreme_part
 
 Mode = Literal["kpm", "ipm"]
 MODES = ("kpm", "ipm")
@@ -45,6 +46,7 @@ class AdapterStart:
         values: the rank singular values of W C' that were chosen, descending.
         delta: damping used.
         inverse_error: Frobenius error of the inverse of C', or a bound of it.
+        energy: sum of the squares of all singular values of W C'; 0 where it is not known.
     """
 
     a: Tensor
@@ -52,11 +54,20 @@ class AdapterStart:
     values: Tensor
     delta: float = 0.0
     inverse_error: float = 0.0
+    energy: float = 0.0
 
     def residual(self, weight: Tensor, scaling: float) -> Tensor:
         """W_res = W - scaling * B A, formed in float64 and returned in the weight's dtype."""
         product = self.b.double() @ self.a.double()
         return (weight.double() - scaling * product).to(weight.dtype)
+
+    def cut(self, rank: int, *, largest: bool, balance: bool = False) -> AdapterStart:
+        """The start of fewer components: the ``rank`` largest or smallest of these."""
+        part = slice(0, rank) if largest else slice(len(self.values) - rank, None)
+        a, b = self.a[part], self.b[:, part]
+        if balance:
+            a, b = balanced(a, b)
+        return replace(self, a=a, b=b, values=self.values[part])
 
 
 def damped(covariance: Tensor, *, dtype: torch.dtype = torch.float64) -> Damped:
@@ -77,14 +88,16 @@ def damped(covariance: Tensor, *, dtype: torch.dtype = torch.float64) -> Damped:
     matrix = covariance.to(dtype)
     n = matrix.shape[0]
     mean_diagonal = float(matrix.diagonal().mean())
-    identity = torch.eye(n, dtype=dtype, device=matrix.device)
     delta = START_DAMPING
     for _ in range(60):
-        candidate = matrix + delta * mean_diagonal * identity
+        candidate = matrix.clone()
+        candidate.diagonal().add_(delta * mean_diagonal)
         bound = n * torch.finfo(dtype).eps * n * (1 + delta) / delta
         if dtype == torch.float64 and bound < INVERSE_TOLERANCE:
             return Damped(candidate, delta, bound)
-        error = float(torch.linalg.matrix_norm(candidate @ torch.linalg.inv(candidate) - identity))
+        left = candidate @ torch.linalg.inv(candidate)
+        left.diagonal().sub_(1)
+        error = float(torch.linalg.matrix_norm(left))
         if error < INVERSE_TOLERANCE:
             return Damped(candidate, delta, error)
         delta *= 2
@@ -133,12 +146,8 @@ def oriented_start(
         TargetError: the rank does not fit the layer.
         StatisticsError: the covariance is of another width.
     """
+    check_rank(weight, rank)
     out_features, in_features = weight.shape
-    if not 1 <= rank <= min(out_features, in_features):
-        raise TargetError(
-            f"rank {rank} does not fit a layer of {out_features} x {in_features}",
-            mend=f"choose a rank from 1 to {min(out_features, in_features)}",
-        )
     if covariance.matrix.shape[0] != in_features:
         raise StatisticsError(
             f"the covariance has {covariance.matrix.shape[0]} features, the layer {in_features}",
@@ -148,7 +157,8 @@ def oriented_start(
     orient = covariance.matrix.double()
     if orientation == "root":
         orient = symmetric_root(orient)
-    left, values, right = singular_part(w @ orient, rank, largest=mode == "ipm")
+    oriented = w @ orient
+    left, values, right = singular_part(oriented, rank, largest=mode == "ipm")
     scaled_root = (values / scaling).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
     b = left * scaled_root
     if out_features <= in_features:
@@ -158,13 +168,30 @@ def oriented_start(
     a = scaled_root[:, None] * oriented_right
     if balance:
         a, b = balanced(a, b)
-    return AdapterStart(a, b, values, covariance.delta, covariance.inverse_error)
+    energy = float(oriented.square().sum())
+    return AdapterStart(a, b, values, covariance.delta, covariance.inverse_error, energy)
+
+
+def check_rank(weight: Tensor, rank: int) -> None:
+    """Refuse a rank that a weight of this shape cannot have."""
+    rows, columns = weight.shape
+    if not 1 <= rank <= min(rows, columns):
+        mend = f"choose a rank from 1 to {min(rows, columns)}"
+        raise TargetError(f"rank {rank} does not fit a layer of {rows} x {columns}", mend=mend)
 
 
 def plain_start(weight: Tensor, rank: int, scaling: float, *, largest: bool, balance: bool = False) -> AdapterStart:
     """The same cut without a context: PiSSA (largest, arXiv:2404.02948) and MiLoRA (smallest, arXiv:2406.09044)."""
-    identity = Damped(torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device), 0.0, 0.0)
-    return oriented_start(weight, identity, rank, scaling, "ipm" if largest else "kpm", balance=balance)
+    check_rank(weight, rank)
+    w = weight.detach()
+    w = w if w.dtype in (torch.float32, torch.float64) else w.float()
+    # Without a context the spectrum spans three decades, not eight: the few triplets need no whole decomposition.
+    left, values, right = extreme_part(w, rank, largest=largest) or singular_part(w, rank, largest=largest)
+    scaled_root = (values / scaling).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    a, b = scaled_root[:, None] * right.T, left * scaled_root
+    if balance:
+        a, b = balanced(a, b)
+    return AdapterStart(a, b, values, energy=float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2)
 
 
 def singular_part(matrix: Tensor, rank: int, *, largest: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ What the adapter methods share: the settings that belong to rank and layers, and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from keeps.contracts import ChangeRecord, Run
 from keeps.data.records import RecordSet
 from keeps.errors import StorageError
 from keeps.models.adapter_files import write_adapter
-from keeps.models.adapters import WrappedModel, doubled, wrap_lora
+from keeps.models.adapters import Factors, WrappedModel, doubled, wrap_lora
 from keeps.models.changes import AdapterChange, source_of
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
@@ -63,8 +63,8 @@ class AdapterSettings(TrainingSettings):
         return self.scale_alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
-def wrap(model: LanguageModel, settings: AdapterSettings, *, seed: int) -> WrappedModel:
-    """Inject plain LoRA layers into ``model`` after ``settings``; A is drawn from ``seed`` alone."""
+def wrap(model: LanguageModel, settings: AdapterSettings, *, seed: int, use_dora: bool = False) -> WrappedModel:
+    """Inject LoRA layers into ``model`` after ``settings``; A is drawn from ``seed`` alone."""
     with own_random_numbers(model.device):
         torch.manual_seed(seed)
         return wrap_lora(
@@ -75,6 +75,7 @@ def wrap(model: LanguageModel, settings: AdapterSettings, *, seed: int) -> Wrapp
             dropout=settings.dropout,
             rank_stabilised=settings.rank_stabilised,
             rank_pattern=settings.rank_pattern,
+            use_dora=use_dora,
         )
 
 
@@ -85,7 +86,7 @@ def stored_starts(run: Run) -> dict[str, AdapterStart]:
         StorageError: the file is damaged.
     """
     path = run.folder / START_FILE
-    if not _same_everywhere(run.is_main and run.resume and path.exists()):
+    if not same_everywhere(run.is_main and run.resume and path.exists()):
         return {}
     tensors = load_tensors(path)
     run.measures.update(json.loads(load_metadata(path).get("measures", "{}")))
@@ -93,8 +94,10 @@ def stored_starts(run: Run) -> dict[str, AdapterStart]:
     return {name: AdapterStart(tensors[f"{name}.a"], tensors[f"{name}.b"], tensors[f"{name}.values"]) for name in names}
 
 
-def set_starts(wrapped: WrappedModel, starts: Mapping[str, AdapterStart], run: Run) -> None:
+def set_starts(wrapped: WrappedModel, starts: Mapping[str, AdapterStart], run: Run, *, adapter: bool = True) -> None:
     """Give the layers their starts, and keep these on disk before the first step.
+
+    Without ``adapter`` the base weights are reduced to W - s B0 A0 and the adapter stays as it is.
 
     Raises:
         StorageError: they cannot be written, or those of an interrupted run belong to another job.
@@ -108,7 +111,7 @@ def set_starts(wrapped: WrappedModel, starts: Mapping[str, AdapterStart], run: R
                 tensors |= {f"{name}.a": start.a, f"{name}.b": start.b, f"{name}.values": start.values}
             save_tensors(run.folder / START_FILE, tensors, {"measures": json.dumps(run.measures)})
         for name, start in starts.items():
-            wrapped.set_start(name, start)
+            (wrapped.set_start if adapter else wrapped.reduce)(name, start)
     except BaseException:
         wrapped.unwrap()
         raise
@@ -123,17 +126,25 @@ def train_and_write(
     *,
     method: str,
     data: Mapping[str, str],
+    training: Callable[[Any], object] | None = None,
+    prune: Callable[[Factors], Factors] | None = None,
     **hooks: Any,
 ) -> AdapterChange:
     """Train the wrapped model on ``learn``, write ``run.folder`` as a peft folder, restore ``model``.
 
-    ``hooks`` (``regulariser``, ``after_step``) go to :func:`keeps.training.loop.train`.
+    ``hooks`` (``regulariser``, ``after_step``) go to :func:`keeps.training.loop.train`. ``training`` is called
+    with the peft model instead, by a method that trains in several stages. ``prune`` drops ranks and layers that
+    came to nothing from what is written.
     """
     try:
-        examples = tokenise(model, learn)
-        train(wrapped.peft_model, examples, settings, run, pad_token_id=model.encoder.pad_token_id, **hooks)
+        if training is not None:
+            training(wrapped.peft_model)
+        else:
+            examples = tokenise(model, learn)
+            train(wrapped.peft_model, examples, settings, run, pad_token_id=model.encoder.pad_token_id, **hooks)
         trained = check_logits(wrapped.peft_model, model.tokenizer)
         factors = doubled(wrapped.factors(), wrapped.start)
+        factors = prune(factors) if prune is not None else factors
         multiple = 2 if wrapped.start else 1
         run.measures["reduced_base"] = bool(wrapped.start)
         if run.is_main:
@@ -188,7 +199,7 @@ def _check_starts(wrapped: WrappedModel, starts: Mapping[str, AdapterStart], run
         )
 
 
-def _same_everywhere(flag: bool) -> bool:
+def same_everywhere(flag: bool) -> bool:
     """Whether ``flag`` is set in the main process of a launch: all must take the same way."""
     import torch.distributed as distributed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from keeps.data.records import Dialogue, Example, Fact, Passage, Record, RecordSet
+from keeps.data.records import Dialogue, Example, Fact, Passage, Preference, Record, RecordSet
 from keeps.errors import ContextLengthError, EmptySetError, RecordError
 from keeps.training.batches import TokenizedExample
 
@@ -39,7 +39,7 @@ def tokenise(
 
     Raises:
         ContextLengthError: an example has more tokens than the model's context.
-        RecordError: a text has fewer than two tokens.
+        RecordError: a text has fewer than two tokens, or a record is a preference.
         EmptySetError: there are no records.
     """
     limit = model.context_length
@@ -73,6 +73,11 @@ def _examples(
         yield _pair(model, record.prompt, record.answer, end)
     elif isinstance(record, Dialogue):
         yield _dialogue(model, record)
+    elif isinstance(record, Preference):
+        raise RecordError(
+            f'record "{record.id}" is a pair of responses, which is not learned as a text',
+            mend="take a method that learns from preferences (mix_cpt), or give prompt and answer",
+        )
     else:
         yield from _windows(model, record, window)
 

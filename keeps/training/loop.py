@@ -22,7 +22,7 @@ from keeps.training.circumstances import (
     stop_requests,
 )
 from keeps.training.history import TrainingHistory
-from keeps.training.losses import AnswerLoss
+from keeps.training.losses import PackedLoss
 from keeps.training.optimiser import learning_rate_at, load_state_tensors, state_tensors
 from keeps.training.settings import TrainingSettings
 from keeps.training.steps import Gradient, Loss, Regulariser, Stepper
@@ -40,7 +40,7 @@ def train(
     pad_token_id: int,
     regulariser: Regulariser | None = None,
     after_step: AfterStep | None = None,
-    loss: Loss = AnswerLoss,
+    loss: Loss = PackedLoss,
     checkpoint: str = "checkpoint",
 ) -> TrainingHistory:
     """Train every parameter of ``module`` that requires a gradient, in place.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from keeps.models.projection import read_positions
+from keeps.models.packing import can_pack, packed_states, worth_packing
+from keeps.models.projection import read_positions, unwrapped
 from keeps.training.batches import Batch
 
 CHUNK = 1024  # positions projected at a time: 200 MB of float32 logits for a vocabulary of 49,152
@@ -30,6 +32,23 @@ class AnswerLoss(nn.Module):
         """Cross-entropy in nats, summed over the answer tokens: a float32 scalar, 0 if there are none."""
         hidden, head = read_positions(self.model, batch.input_ids, batch.attention_mask, batch.predicting)
         return summed_loss(hidden, head, batch.targets)
+
+
+class PackedLoss(AnswerLoss):
+    """The same loss, with the examples of a batch packed into one row: no layer computes padding.
+
+    What :func:`keeps.training.train` uses unless told otherwise. Inside the model tensors have the shape
+    ``(1, tokens, hidden)`` then; a loss whose hooks read rows of examples builds on :class:`AnswerLoss`.
+    Where the model does not honour packing, or a batch has next to no padding, it is :class:`AnswerLoss`.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross-entropy in nats, summed over the answer tokens: a float32 scalar, 0 if there are none."""
+        if not (worth_packing(batch.attention_mask) and can_pack(self.model)):
+            return super().forward(batch)
+        hidden = packed_states(self.model, batch.input_ids, batch.attention_mask)
+        head = cast(Callable[[Tensor], Tensor], cast(Any, unwrapped(self.model)).get_output_embeddings())
+        return summed_loss(hidden[batch.predicting[batch.attention_mask.bool()]], head, batch.targets)
 
 
 def summed_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, chunk: int = CHUNK) -> Tensor:

@@ -76,9 +76,18 @@ class Reference:
         Raises:
             KeyError: a row of the batch is none of the examples.
         """
-        rows = [self._states[key] for key in _keys(batch) if key[0] < len(key[1])]
+        rows, head = self.read(batch)
         with torch.no_grad():
-            return self._head(torch.cat(rows).to(batch.input_ids.device)).detach()
+            return head(rows).detach()
+
+    def read(self, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The same in two steps: vectors ``(answer tokens, width)``, and what makes logits of any rows of them.
+
+        Raises:
+            KeyError: a row of the batch is none of the examples.
+        """
+        rows = [self._states[key] for key in _keys(batch) if key[0] < len(key[1])]
+        return torch.cat(rows).to(batch.input_ids.device), self._head
 
 
 class Leash:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from keeps.training.batches import Order, TokenizedExample, collate, stable_seed
-from keeps.training.losses import AnswerLoss
+from keeps.training.losses import PackedLoss
 from keeps.training.optimiser import make_optimiser
 from keeps.training.settings import TrainingSettings
 
@@ -55,7 +55,7 @@ class Stepper:
         device: torch.device,
         pad_token_id: int,
         regulariser: Regulariser | None = None,
-        loss: Loss = AnswerLoss,
+        loss: Loss = PackedLoss,
     ) -> None:
         self.module, self.parameters, self.settings = module, parameters, settings
         self.order = Order(examples, settings.batch_size, settings.accumulation, seed)

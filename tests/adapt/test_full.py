@@ -48,7 +48,7 @@ def test_every_weight_is_trained_even_one_that_was_frozen(contract: Any) -> None
 
 
 def test_the_weights_come_back_when_training_is_stopped(contract: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import keeps.adapt.full as module
+    import keeps.training.whole as module
 
     def stopped(trained: Any, *_: Any, **__: Any) -> None:
         with torch.no_grad():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from keeps.training import losses
 from keeps.training.batches import collate
-from keeps.training.losses import AnswerLoss, summed_loss
+from keeps.training.losses import AnswerLoss, PackedLoss, summed_loss
 
 
 def textbook(model: Any, examples: list[Any]) -> torch.Tensor:
@@ -23,14 +24,15 @@ def textbook(model: Any, examples: list[Any]) -> torch.Tensor:
     return total
 
 
+@pytest.mark.parametrize("loss_of", [AnswerLoss, PackedLoss])
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_loss_and_gradient_are_those_of_unpadded_full_logits(tiny: Any, kind: str) -> None:
+def test_loss_and_gradient_are_those_of_unpadded_full_logits(tiny: Any, kind: str, loss_of: Any) -> None:
     model, examples = tiny.model(kind), tiny.examples(9)
     if kind == "lora":  # B starts at zero, which would hide the gradient of A
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-    loss = AnswerLoss(model)(collate(examples, 0))
+    loss = loss_of(model)(collate(examples, 0))
     loss.backward()
     found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
@@ -43,11 +45,28 @@ def test_loss_and_gradient_are_those_of_unpadded_full_logits(tiny: Any, kind: st
             torch.testing.assert_close(found[name], value.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_prompt_tokens_and_padding_carry_no_loss(tiny: Any) -> None:
+def test_packing_computes_no_padding_and_is_left_out_where_it_is_not_honoured(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, examples = tiny.model(), tiny.examples(5)
+    tokens = sum(len(example.input_ids) for example in examples)
+    batch, seen = collate(examples, 0), []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
+    PackedLoss(model)(batch)  # the first pass also tests the model
+    seen.clear()
+    packed = PackedLoss(model)(batch)
+    PackedLoss(model)(collate(examples[:1], 0))  # nothing to gain
+    monkeypatch.setattr(losses, "can_pack", lambda _: False)
+    torch.testing.assert_close(PackedLoss(model)(batch), packed)
+    assert [tuple(shape) for shape in seen] == [(1, tokens), (1, len(examples[0].input_ids)), batch.input_ids.shape]
+
+
+@pytest.mark.parametrize("loss_of", [AnswerLoss, PackedLoss])
+def test_prompt_tokens_and_padding_carry_no_loss(tiny: Any, loss_of: Any) -> None:
     model = tiny.model()
     examples = tiny.examples(3)
     silent = [type(example)(example.input_ids, len(example.input_ids)) for example in examples]
-    loss = AnswerLoss(model)(collate(silent, 0))
+    loss = loss_of(model)(collate(silent, 0))
     assert float(loss.detach()) == 0
     loss.backward()  # a process without answer tokens takes part all the same
     assert all(value.grad is None or not value.grad.any() for value in model.parameters())

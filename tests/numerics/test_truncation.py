@@ -1,0 +1,88 @@
+"""Removing the smallest components: against a full decomposition, for every shape of weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from keeps.errors import TargetError
+from keeps.numerics.truncation import removed_count, removed_part, rounding_norm
+
+SHAPES = [(30, 30), (40, 18), (18, 40), (20, 22)]
+
+
+def random_weight(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(rows * columns)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("scaling", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rank_and_norms_are_those_of_the_truncated_decomposition(shape: tuple[int, int], scaling: float) -> None:
+    weight, rank = random_weight(*shape, torch.float64), 4
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    kept = min(shape) - rank
+    part = removed_part(weight, rank, scaling)
+    world = part.residual(weight, scaling)
+    torch.testing.assert_close(world, (u[:, :kept] * s[:kept]) @ vt[:kept], atol=1e-10, rtol=1e-10)
+    assert int(torch.linalg.matrix_rank(world)) == kept
+    difference = weight - world
+    assert float(torch.linalg.matrix_norm(difference, 2)) == pytest.approx(float(s[kept]), rel=1e-8)
+    assert float(difference.square().sum()) == pytest.approx(float(s[kept:].square().sum()), rel=1e-8)
+    torch.testing.assert_close(part.values, s[kept:], rtol=1e-8, atol=0)
+    torch.testing.assert_close(scaling * part.b @ part.a, difference, atol=1e-12, rtol=1e-10)
+    assert torch.allclose(part.a.norm(dim=1), part.b.norm(dim=0)), "the root of each value is in both factors"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_official_rule_keeps_as_many_components_as_inputs_less_the_rank(shape: tuple[int, int]) -> None:
+    weight, rank = random_weight(*shape, torch.float64), 4
+    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    kept = shape[1] - rank  # a slice may reach beyond the end: then all is kept
+    part = removed_part(weight, rank, 1.0, "official")
+    expected = (u[:, :kept] * s[:kept]) @ vt[:kept]
+    torch.testing.assert_close(part.residual(weight, 1.0), expected, atol=1e-10, rtol=1e-10)
+    assert (part.a.shape, part.b.shape) == ((rank, shape[1]), (shape[0], rank)), "zeros fill what is not removed"
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.data())
+def test_the_rules_agree_unless_a_weight_is_wider_than_high(rows: int, columns: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, min(rows, columns) - 1))
+    official = removed_count(rows, columns, rank, "official")
+    assert removed_count(rows, columns, rank) == rank
+    assert official == rank if rows >= columns else official == max(0, rank - (columns - rows))
+
+
+@pytest.mark.parametrize("rank", [0, 18, 40])
+def test_a_rank_that_leaves_nothing_is_refused(rank: int) -> None:
+    with pytest.raises(TargetError, match=f"{rank} components cannot be removed .* choose a rank from 1 to 17"):
+        removed_part(random_weight(40, 18), rank, 1.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused(bad: float) -> None:
+    weight = random_weight(18, 40)
+    weight[3, 3] = bad
+    with pytest.raises(TargetError, match="NaN or infinity"):
+        removed_part(weight, 4, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(200, 200), (300, 120), (120, 300)])
+def test_truncating_twice_is_refused(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weight = random_weight(*shape).to(dtype)
+    world = removed_part(weight, 24, 2.0).residual(weight, 2.0)
+    assert world.dtype == dtype
+    with pytest.raises(TargetError, match=r"no larger than its rounding.*not truncated before"):
+        removed_part(world, 24, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(200, 200), (400, 100), (100, 400)])
+def test_the_rounding_norm_is_that_of_a_rounding(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    exact = random_weight(*shape, torch.float64)
+    error = float(torch.linalg.matrix_norm(exact - exact.to(dtype).double(), 2))
+    assert error < rounding_norm(exact.to(dtype)) < 3 * error
