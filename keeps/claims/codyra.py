@@ -4,9 +4,9 @@ First the parts that can be checked exactly and a planted rank (:mod:`keeps.clai
 Then two tasks in turn on the embedded model: each teaches facts that it does not know, and its adapter
 is merged into the weights before the next begins. What is asked after the second: its own facts, the
 facts of the first, and facts that the model knew from the start. Fixed ranks 1 and 16 run beside it.
-All take the same steps; each has the lowest learning rate of one grid at which it learned nine in ten
-of 16 *other* calling codes (those of the train part, seed 0), so that what is kept is compared at equal
-accuracy on the new task: a rank of 1 needs a far higher one than a rank of 16.
+All take the same steps; each has the lowest learning rate of its grid that learns nine in ten of 16
+*other* facts (those of the train part), so that what is kept is compared at equal accuracy on the new
+task: a rank of 1 needs a far higher rate than a rank of 16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.codyra_planted import planted_checks
-from keeps.data.records import RecordSet
+from keeps.data.records import RecordSet, Split
 from keeps.data.select import load_records
 from keeps.jobs.adapting import AdaptOutcome, adapt
 from keeps.ledger.workspace import Workspace
@@ -35,12 +35,19 @@ TASKS = ("calling_code", "top_level_domain")  # of the same countries, so that t
 TAUGHT = 16  # facts a task, each in three wordings
 KNOWN = "world:known#50"
 COMMON: Mapping[str, Any] = {"steps": 24, "batch_size": 16}
-# Learning rates from the grid 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3; see above.
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "dynamic": ("dynamic_rank", {"rank": 16, "learning_rate": 2e-3}),
-    "lora 1": ("lora", {"rank": 1, "learning_rate": 4e-3}),
-    "lora 16": ("lora", {"rank": 16, "learning_rate": 7e-4}),
+    "dynamic": ("dynamic_rank", {"rank": 16}),
+    "lora 1": ("lora", {"rank": 1}),
+    "lora 16": ("lora", {"rank": 16}),
 }
+# Each rate is 1.4 times the one before. Lower ones learned too little of the same facts of the train part when
+# they were tried: rank 16 at 5e-4 13 of 16 (first wordings); in 20 steps, dynamic at 1e-3 9 and rank 1 at 1e-3 3.
+RATES: Mapping[str, Sequence[float]] = {
+    "dynamic": (1.4e-3, 2e-3, 2.8e-3),
+    "lora 1": (2e-3, 2.8e-3, 4e-3, 5.6e-3),
+    "lora 16": (7e-4, 1e-3, 1.4e-3),
+}
+ENOUGH = 0.9
 WITHIN = 0.02  # the card: new tasks are learned to within 2 points of the fixed rank
 
 
@@ -68,7 +75,9 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     yield from planted_checks(run, SEEDS)
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
     job = _Job(model, run)
-    found = {name: [job.stream(name, seed) for seed in SEEDS] for name in VARIANTS}
+    rates = {name: job.rate(name) for name in VARIANTS}
+    run.tables["learning rates chosen on the train part"] = rates
+    found = {name: [job.stream(name, seed, rates[name]) for seed in SEEDS] for name in VARIANTS}
     run.tables["stream"] = {name: [vars(stream) for stream in streams] for name, streams in found.items()}
     run.tables["mean active rank by kind of layer"] = job.ranks
     ours, one, sixteen = found["dynamic"], found["lora 1"], found["lora 16"]
@@ -89,13 +98,22 @@ class _Job:
         self.space = Workspace(run.workspace)
         self.known = load_records(KNOWN)
         facts = {task: load_records(f"world:unknown:{task}") for task in TASKS}
-        self.tasks = {
-            task: replace(records, source=f"{records.source}, test part", records=records.part("test").records[:TAUGHT])
-            for task, records in facts.items()
-        }
+        self.tasks = {task: _few(records, "test") for task, records in facts.items()}
+        self.other = _few(facts[TASKS[0]], "train")
         self.ranks: dict[str, dict[str, dict[str, float]]] = {}
 
-    def stream(self, name: str, seed: int) -> Stream:
+    def rate(self, name: str) -> float:
+        """The lowest rate that learns enough of facts that are not reported, or else the highest."""
+        for rate in RATES[name]:
+            done = self._adapt(name, SEEDS[0], rate, self.other, self.known, self.model, "validation")
+            learned = done.diff.total("learn")
+            share = learned.after.value if learned is not None else 0.0
+            self.run.tables.setdefault("validation", {}).setdefault(name, {})[f"{rate:g}"] = share
+            if share >= ENOUGH:
+                return rate
+        return RATES[name][-1]
+
+    def stream(self, name: str, seed: int, rate: float) -> Stream:
         """All tasks in turn, each merged into the weights that the next one starts from."""
         outcomes: list[AdaptOutcome] = []
         merged: list[float] = []
@@ -103,7 +121,10 @@ class _Job:
         model = self.model
         with tempfile.TemporaryDirectory() as folder:
             for task in TASKS:
-                outcomes.append(self._adapt(name, seed, task, model))
+                earlier = TASKS[: TASKS.index(task)]
+                kept = (*self.known.records, *(record for before in earlier for record in self.tasks[before]))
+                keep = RecordSet(", ".join([KNOWN, *earlier]), kept)
+                outcomes.append(self._adapt(name, seed, rate, self.tasks[task], keep, model, "test"))
                 if task != TASKS[-1]:
                     place = Path(folder) / task
                     merged.append(load_change(outcomes[-1].folder).export("merged", place, model=model))
@@ -111,21 +132,22 @@ class _Job:
                     begun = max(begun, _start_difference(model))
         return self._measured(name, seed, outcomes, max(merged), begun)
 
-    def _adapt(self, name: str, seed: int, task: str, model: LanguageModel) -> AdaptOutcome:
+    def _adapt(
+        self, name: str, seed: int, rate: float, learn: RecordSet, keep: RecordSet, model: LanguageModel, part: Split
+    ) -> AdaptOutcome:
         method, own = VARIANTS[name]
-        earlier = [record for before in TASKS[: TASKS.index(task)] for record in self.tasks[before]]
-        keep = RecordSet(", ".join([KNOWN, *TASKS[: TASKS.index(task)]]), (*self.known.records, *earlier))
-        self.run.progress.message(f"{name}, {task}, seed {seed}")
+        self.run.progress.message(f"{name}, learning rate {rate:g}, {learn.source}, seed {seed}")
         return adapt(
-            self.tasks[task],
+            learn,
             keep,
             method=method,
             model=model,
-            settings={**COMMON, **own},
+            settings={**COMMON, **own, "learning_rate": rate},
             seed=seed,
             device=self.run.device,
             workspace=self.run.workspace,
             resume=True,
+            report=part,
             ask_calibrated=False,
             command="keeps reproduce codyra",
             progress=self.run.progress,
@@ -157,6 +179,10 @@ class _Job:
             merge_difference=merged,
             next_start_difference=begun,
         )
+
+
+def _few(records: RecordSet, part: Split) -> RecordSet:
+    return replace(records, source=f"{records.source}, {part} part", records=records.part(part).records[:TAUGHT])
 
 
 def _start_difference(model: LanguageModel) -> float:
@@ -220,6 +246,6 @@ CLAIM = Claim(
     "accuracy than fixed-rank LoRA, without stored data (tables of the paper)",
     paper="arXiv:2412.01004",
     seeds=SEEDS,
-    minutes=10,
+    minutes=15,
     experiment=experiment,
 )

@@ -185,12 +185,14 @@ def _mark(axes: Axes, row: MethodRow, colour: str, cost: str, largest: float) ->
 
 def _limit(axes: Axes, rows: Sequence[MethodRow]) -> None:
     """Limits that hold every interval, with room for discs and labels."""
-    for name, setter in (("learned", axes.set_xlim), ("kept", axes.set_ylim)):
+    for name, axis, setter in (("learned", axes.xaxis, axes.set_xlim), ("kept", axes.yaxis, axes.set_ylim)):
         estimates = [getattr(row, name) for row in rows]
         values = [100 * end for e in estimates for end in (e.value, e.low, e.high) if end is not None]
         low, high = min(values), max(values)
         room = max(0.14 * (high - low), 4.0)
-        setter(max(-6.0, low - room), min(106.0, high + room))
+        start, end = max(-6.0, low - room), min(106.0, high + room)
+        setter(start, end)
+        axis.set_ticks([tick for tick in axis.get_ticklocs() if max(0, start) <= tick <= min(100, end)])
 
 
 def _size_legend(figure: Figure, axes: Axes, cost: str, largest: float) -> None:
