@@ -11,7 +11,6 @@ caller, who decomposes it whole.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ CYCLES = 12  # rotations after which decomposing the whole is the cheaper way
 DENSE = 6  # the block is at most this part of the short side, else the same
 STILL = 1e-5  # sine of the angle by which the wanted subspace may still be off, estimated from the residual
 STOPPED = 1e-4  # the same where another rotation no longer halves it
-ROUNDING = 1e-6  # relative error of a product that is computed in float32 throughout
 SPREAD = 30.0  # condition of M up to which products with the inverse are exact enough in float32
 
 Operator = Callable[[Tensor], Tensor]
@@ -132,24 +130,10 @@ def _filtered(operator: Operator, vectors: Tensor, image: Tensor, cut: float, de
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Products of float32 matrices as exact as float32 is, whatever the program has allowed for its models."""
+    """Products of float32 matrices in float32, whatever the program has allowed for its models."""
     before = torch.get_float32_matmul_precision()
-    if not _is_exact(before):
-        torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@functools.cache
-def _is_exact(setting: str) -> bool:
-    """Whether the process's present setting leaves float32 products exact; a faster library path often does."""
-    if setting == "highest":
-        return True
-    if torch.cuda.is_available():  # where it means a shorter mantissa
-        return False
-    generator = torch.Generator().manual_seed(0)
-    m = torch.randn(256, 256, generator=generator)
-    exact = m.double() @ m.double()
-    return float(torch.linalg.norm((m @ m).double() - exact) / torch.linalg.norm(exact)) < ROUNDING
