@@ -10,8 +10,15 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads: spinning ones cost tenfold
 
 import pytest
+from hypothesis import settings
 
 from keeps.models import LanguageModel
+
+# The same cases each time and no time limit on one of them: a check of a change fails for what was changed, never
+# for a busy machine or a lucky draw. `HYPOTHESIS=search python -m pytest` looks for new cases.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS", "same"))
 
 
 @pytest.fixture(scope="session")
