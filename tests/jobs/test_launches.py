@@ -85,7 +85,7 @@ def test_accelerate_launch_gives_the_run_of_one_process(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    settings = {**small_job.settings, **SETTINGS}
+    settings: dict[str, Any] = {**small_job.settings, **SETTINGS}
     if method == "full":
         settings = {"epochs": 2, "batch_size": 8}
     if method == "corda":
