@@ -44,6 +44,7 @@ from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import set_starts, stored_starts, train_and_write, wrap
 from keeps.training.batches import stable_seed
+from keeps.training.circumstances import process_of_launch
 from keeps.training.oriented import RANK_CAP, OrientedSettings, allocated, most_compact, ranks_of
 from keeps.training.oriented import adapter_starts as adapter_starts
 from keeps.training.oriented import init_adapter as init_adapter
@@ -172,16 +173,7 @@ class CorDA:
                 f"{tokens} tokens to calibrate layers of up to {width} inputs: the components that they use least "
                 "are partly chance; give more to keep"
             )
-        index, count = _process()
+        index, count = process_of_launch()
         mine = batches[index::count]
         normalise: Any = self.settings.normalise
         return collect_covariance(model.model, mine, self.settings.targets, normalise, run=run, total=len(mine))
-
-
-def _process() -> tuple[int, int]:
-    """Number of this process in a launch, and how many there are."""
-    import torch.distributed as distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()

@@ -46,12 +46,12 @@ from keeps.models.expert_gates import REDUCTIONS, Gates, recorded_gates
 from keeps.models.expert_usage import expert_usage as expert_usage
 from keeps.models.experts import ExpertsConfig, WrappedExperts, wrap_experts
 from keeps.models.language_model import LanguageModel
-from keeps.models.logits import check_logits, largest_difference
+from keeps.models.logits import check_logits
 from keeps.models.targets import find_targets, layer_ranks
 from keeps.numerics.balance import DIRECTIONS, MEASURES
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.adapter import finished_record
+from keeps.training.adapter import finished_record, measure_export
 from keeps.training.batches import Batch, TokenizedExample
 from keeps.training.circumstances import own_random_numbers
 from keeps.training.loop import train
@@ -148,15 +148,7 @@ class LoRAMoE:
             wrapped.unwrap()
         data = {"learn": learn.fingerprint}
         change = ExpertsChange(run.folder, finished_record("experts", "loramoe", self.settings, model, data, run))
-        if run.is_main:  # what the untouched base and the files on disk give, against the model just trained
-            changed = change.apply(model)
-            try:
-                found = check_logits(changed.model, model.tokenizer)
-            finally:
-                changed.undo()
-            run.measures["export_difference"] = largest_difference(trained, found)
-            change.record = change.record.with_measures(run.measures)
-            change.record.write(run.folder)
+        measure_export(change, model, trained, run)
         return change
 
     def _say(self, examples: Sequence[TokenizedExample], run: Run) -> None:

@@ -52,8 +52,9 @@ from keeps.training.mixture import mixture, plain_examples, sample_of
 from keeps.training.preferences import Pair, PreferenceLoss, response_logprobs
 from keeps.training.reference import Reference
 from keeps.training.selection import SCORES, Sample, chosen_once, forget_choice, select
-from keeps.training.stages import stage, write_whole
+from keeps.training.stages import stage
 from keeps.training.steps import Loss
+from keeps.training.whole import write_whole
 
 ADAPTER_ONLY = ("rank", "alpha", "targets", "dropout", "rank_stabilised", "rank_pattern")
 DISTILLATION = ("swap", "scope", "temperature", "next_token", "teacher")
@@ -168,7 +169,9 @@ class MixCPT:
             self.train(model, module, material, run)
 
         if self.settings.parameters == "full":
-            return write_whole(model, training, self.settings, run, method="mix_cpt", data=data)
+            return write_whole(
+                model, lambda module, _: training(module), self.settings, run, method="mix_cpt", data=data
+            )
         wrapped = wrap(model, self.settings, seed=run.seed)
         return train_and_write(
             model, wrapped, learn, self.settings, run, method="mix_cpt", data=data, training=training

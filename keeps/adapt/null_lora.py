@@ -58,6 +58,7 @@ from keeps.numerics.oriented import AdapterStart, Damped, balanced, damped, orie
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import AdapterSettings, same_everywhere, set_starts, stored_starts, train_and_write, wrap
+from keeps.training.circumstances import process_of_launch
 from keeps.training.keeping import leash, needs_keep
 from keeps.weights.files import atomic_write_bytes
 
@@ -154,7 +155,7 @@ class NullLoRA:
             return spaces, starts
         layers = find_targets(model.model, settings.targets)
         ranks = layer_ranks(layers, settings.rank, settings.rank_pattern)
-        index, count = _process()
+        index, count = process_of_launch()
         mine = batches[index::count]
         covariances = collect_covariance(model.model, mine, settings.targets, "none", run=run, total=len(mine))
         with run.progress.task("null spaces", len(covariances)) as task:
@@ -229,11 +230,3 @@ def _contexts(covariances: Mapping[str, Covariance]) -> Iterator[Damped]:
         if last is None or last[0] != id(covariance):
             last = (id(covariance), damped(second_moment(covariance)))
         yield last[1]
-
-
-def _process() -> tuple[int, int]:
-    """Number of this process in a launch, and how many there are."""
-    import torch.distributed as distributed
-
-    launched = distributed.is_available() and distributed.is_initialized()
-    return (distributed.get_rank(), distributed.get_world_size()) if launched else (0, 1)

@@ -19,7 +19,7 @@ from keeps.data.records import RecordSet
 from keeps.errors import StorageError
 from keeps.models.adapter_files import write_adapter
 from keeps.models.adapters import Factors, WrappedModel, doubled, wrap_lora
-from keeps.models.changes import AdapterChange, source_of
+from keeps.models.changes import AdapterChange, StoredChange, source_of
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
 from keeps.models.targets import ALL_LINEAR, find_targets, layer_ranks
@@ -153,16 +153,26 @@ def train_and_write(
     finally:
         wrapped.unwrap()
     change = AdapterChange(run.folder, finished_record("adapter", method, settings, model, data, run))
-    if run.is_main:  # what the untouched base and the files on disk give, against the model just trained
-        changed = change.apply(model)
-        try:
-            found = check_logits(changed.model, model.tokenizer)
-        finally:
-            changed.undo()
-        run.measures["export_difference"] = largest_difference(trained, found)
-        change.record = change.record.with_measures(run.measures)
-        change.record.write(run.folder)
+    measure_export(change, model, trained, run)
     return change
+
+
+def measure_export(change: StoredChange, model: LanguageModel, trained: list[Tensor], run: Run) -> None:
+    """Record how far what the untouched base and the files on disk give is from the model just trained.
+
+    Args:
+        trained: :func:`keeps.models.logits.check_logits` of the model before it was unwrapped.
+    """
+    if not run.is_main:
+        return
+    changed = change.apply(model)
+    try:
+        found = check_logits(changed.model, model.tokenizer)
+    finally:
+        changed.undo()
+    run.measures["export_difference"] = largest_difference(trained, found)
+    change.record = change.record.with_measures(run.measures)
+    change.record.write(run.folder)
 
 
 def finished_record(

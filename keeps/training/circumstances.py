@@ -93,6 +93,15 @@ def own_random_numbers(device: torch.device) -> Iterator[None]:
         yield
 
 
+def process_of_launch() -> tuple[int, int]:
+    """Number of this process in a launch, and how many there are; (0, 1) without one."""
+    import torch.distributed as distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory this process has held: on the device for CUDA, resident memory otherwise."""
     if device.type == "cuda":

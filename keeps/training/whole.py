@@ -36,15 +36,38 @@ def train_whole(
         regulariser: makes the regulariser of :func:`keeps.training.train` of the weights before training,
             by the name of the parameter.
     """
+
+    def training(module: Any, originals: Mapping[str, Tensor]) -> None:
+        pull = regulariser(originals) if regulariser is not None else None
+        examples = tokenise(model, learn)
+        train(module, examples, settings, run, pad_token_id=model.encoder.pad_token_id, regulariser=pull)
+
+    return write_whole(model, training, settings, run, method=method, data=data)
+
+
+def write_whole(
+    model: LanguageModel,
+    training: Callable[[Any, Mapping[str, Tensor]], object],
+    settings: TrainingSettings,
+    run: Run,
+    *,
+    method: str,
+    data: Mapping[str, str],
+) -> CheckpointChange:
+    """Call ``training`` with the module and its weights as they were; write it, and give it back as it was.
+
+    Every parameter requires a gradient while ``training`` runs.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable.
+    """
     module: Any = model.model
     parameters = dict(module.named_parameters())
     originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     trainable = trainable_flags(module)
     module.requires_grad_(True)
     try:
-        pull = regulariser(originals) if regulariser is not None else None
-        examples = tokenise(model, learn)
-        train(module, examples, settings, run, pad_token_id=model.encoder.pad_token_id, regulariser=pull)
+        training(module, originals)
         if run.is_main:
             save_checkpoint(module, model.tokenizer, run.folder)
     finally:
