@@ -32,7 +32,11 @@ def versions() -> dict[str, str]:
     ['keeps', 'python', 'platform']
     """
     found = {name: installed(name) for name in (*LIBRARIES, *EMBEDDED)}
-    own = {"keeps": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    own = {
+        "keeps": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
     return own | {name: version for name, version in found.items() if version is not None}
 
 
@@ -43,7 +47,9 @@ def environment() -> dict[str, Any]:
     ['cpu_count', 'threads']
     """
     absent: dict[str, Any] = dict.fromkeys((*LIBRARIES, *EMBEDDED))
-    return absent | versions() | {"cpu_count": os.cpu_count(), "threads": thread_count()}
+    return (
+        absent | versions() | {"platform": platform.platform(), "cpu_count": os.cpu_count(), "threads": thread_count()}
+    )
 
 
 def thread_count() -> int:

@@ -17,13 +17,13 @@ from keeps.claims.job import ENOUGH, KeepingJob, Outcome, Variants, ends, kept_c
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)  # the grid, the same for every method
 START = 2.5e-4  # where the search in it begins
 LOW, HIGH = 2.5e-4, 1e-3  # the rates that "a lower rate keeps more" is about
 LEARN = "world:unknown:calling_code"
-KEEP = "world:known:capital,world:known:symbol,world:known:continent#60,world:known:country_of_city#80"
-TAUGHT = 24  # facts taught in each part; each in three wordings
+KEEP = "world:known:capital,world:known:symbol,world:known:continent#60"
+TAUGHT = 10  # facts taught in each part; each in three wordings
 COMMON: Mapping[str, Any] = {
     "rank": 16,
     "epochs": 40,
@@ -46,7 +46,7 @@ L2_SP = ("l2_sp, weak", "l2_sp, strong")  # of these the better one on the valid
 
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
-    """Every method at its own best rate, three seeds, one table."""
+    """Every method at its own best rate, every seed, one table."""
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
     job = small_job(model, run, VARIANTS, "keeps reproduce baselines")
     yield job.disjoint()
@@ -124,6 +124,6 @@ CLAIM = Claim(
     "1 % of replay keeps a language model's earlier tasks nearly whole (arXiv:2205.12393)",
     paper="arXiv:1606.09282, arXiv:1802.01483, arXiv:2205.12393",
     seeds=SEEDS,
-    minutes=45,
+    minutes=40,
     experiment=experiment,
 )

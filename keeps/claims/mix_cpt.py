@@ -6,7 +6,7 @@ General questions mixed into the one run must serve answering at least as well a
 it. Of samples that teach a format, easy ones must do no worse than random and hard ones.
 
 The learning rate is chosen for the run *without* distillation, on other people than those reported. The
-default size trains an adapter of rank 32 on 24 people; ``--size full`` trains every weight on 200.
+default size trains an adapter of rank 32 on 16 people; ``--size full`` trains every weight on 200.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHORT = 16  # tokens within which a well-formed answer ends
 KEEP = "world:known:capital#30"  # asked, never read: the ratio leaves general data out
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "default": {
-        "people": 24,
+        "people": 16,
         "rates": (5e-4, 1e-3),
         "own": {"parameters": "adapter", "rank": 32, "epochs": 12},
         "format": {"parameters": "adapter", "rank": 32, "sft_learning_rate": 5e-4},

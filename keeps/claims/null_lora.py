@@ -1,9 +1,9 @@
 """The claim of null_lora (ours): out of the keep set's directions, with a bound, more is kept than by LoRA.
 
-On the job of the baselines' claim. Ours is compared alone, from CorDA's start, on a leash, and with both, against
-LoRA, CorDA (knowledge-preserved, balanced), the KL leash and replay, each at the learning rate that is best for
-it on the validation part. Thresholds were fixed before the first run. Which of the four forms is reported as the
-best is chosen on the validation part, too.
+On the job of the baselines' claim. Ours is compared alone, from CorDA's start, and from there on a leash, against
+LoRA, CorDA (knowledge-preserved, balanced) and the KL leash, each at the learning rate that is best for it on the
+validation part (our forms share one). Thresholds were fixed before the first run. Which form is reported beside
+the plain one is chosen on the validation part, too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ LEASH: Mapping[str, Any] = {"leash": 1.0, "leash_batch": 16}
 OURS: Variants = {
     "null_lora": ("null_lora", {}),
     "null_lora, corda": ("null_lora", {"init": "corda"}),
-    "null_lora, leash": ("null_lora", dict(LEASH)),
     "null_lora, corda and leash": ("null_lora", {"init": "corda", **LEASH}),
 }
 VARIANTS: Variants = {
-    **{name: BASELINES[name] for name in ("lora", "replay", "kl")},
+    **{name: BASELINES[name] for name in ("lora", "kl")},
     "corda, balanced": ("corda", {"mode": "kpm", "balance": True, "answers": "yes"}),
     **OURS,
 }
@@ -38,19 +37,23 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
     job = small_job(model, run, VARIANTS, "keeps reproduce null_lora")
     yield job.disjoint()
-    chosen = {name: job.climb(name, RATES, OUR_START if name in OURS else START) for name in VARIANTS}
-    best = max(OURS, key=lambda name: chosen[name][1].merit)
+    others = [name for name in VARIANTS if name not in OURS]
+    rates = {name: job.climb(name, RATES, START)[0] for name in others}
+    ours, _ = job.climb("null_lora", RATES, OUR_START)
+    merits = {name: job.on_validation(name, [ours])[ours].merit for name in OURS}  # all forms at one rate: minutes
+    best = max(OURS, key=lambda name: merits[name])
     run.tables["best form chosen on validation"] = best
-    found = report(job, {name: rate for name, (rate, _) in chosen.items()})
+    reported = tuple(dict.fromkeys(("null_lora", best)))
+    found = report(job, rates | dict.fromkeys(reported, ours))
     lora = found["lora"]
-    yield learned_check({name: found[name] for name in ("lora", "null_lora", best)})
-    for name in dict.fromkeys(("null_lora", best)):
+    yield learned_check({name: found[name] for name in ("lora", *reported)})
+    for name in reported:
         yield kept_check(f"{name} keeps more than LoRA at equal learned accuracy", found[name], lora)
         yield text_check(f"{name} moves running text less than LoRA", found[name], lora)
-    measured = [cost for name in OURS for cost in job.costs[name]]
-    run.tables["bound"] = {name: [_bounds(cost) for cost in job.costs[name]] for name in OURS}
+    measured = [cost for name in reported for cost in job.costs[name]]
+    run.tables["bound"] = {name: [_bounds(cost) for cost in job.costs[name]] for name in reported}
     yield bound_check(measured)
-    exported = max(outcome.export_difference for name in OURS for outcome in found[name])
+    exported = max(outcome.export_difference for name in reported for outcome in found[name])
     yield Check("largest logit difference of the trained adapters on the base", exported, "below 1e-3", exported < 1e-3)
 
 
@@ -88,6 +91,6 @@ CLAIM = Claim(
     published="ours; first trials, r = 16, 80 steps: text loss +0.002 at 82 % learned, LoRA +0.034 at 74 %",
     paper="ours, after arXiv:2103.07113 and arXiv:2103.09762",
     seeds=SEEDS,
-    minutes=70,
+    minutes=50,
     experiment=experiment,
 )
