@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from keeps.errors import UnknownNameError, nearest
+from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.settings import Settings
 
 VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain")
+FORMS = ("lora", "residual", "merged", "experts")  # of a result, as ``keeps export`` writes them
 ENTRY_POINT_GROUP = "keeps.methods"
 
 C = TypeVar("C", bound=type)
@@ -34,6 +35,7 @@ class MethodInfo:
     needs: tuple[str, ...]  # data it cannot do without: "learn", "keep"
     uses: tuple[str, ...]  # data it makes use of when given
     fits: tuple[str, ...]  # kinds of model: "causal-lm", ...
+    forms: tuple[str, ...]  # in which the result can be written; see :meth:`forms_with`
     implementation: Any  # the class
     settings: type[Settings]
 
@@ -41,6 +43,26 @@ class MethodInfo:
     def module(self) -> str:
         """Dotted name of the module that defines the method."""
         return self.implementation.__module__
+
+    def forms_with(self, settings: Settings) -> tuple[str, ...]:
+        """The forms of a result made with ``settings``; a method where they decide has a static method ``forms``."""
+        decided = getattr(self.implementation, "forms", None)
+        return self.forms if decided is None else decided(settings)
+
+    def check_form(self, form: str, settings: Settings) -> None:
+        """Refuse a form that the result of this method will not have, before anything is done.
+
+        Raises:
+            UnknownNameError: no method has such a form.
+            SettingsError: others have it.
+        """
+        if form not in FORMS:
+            raise UnknownNameError(f'there is no form "{form}"', where="form", mend=nearest(form, FORMS))
+        possible = self.forms_with(settings)
+        if form not in possible:
+            names = " or ".join(f'"{name}"' for name in possible)
+            what = f'the result of {self.name} with these settings cannot be written as "{form}"'
+            raise SettingsError(what, where="form", mend=f"use form {names}, or another method")
 
     @property
     def documentation(self) -> str:
@@ -58,10 +80,19 @@ def method(
     needs: tuple[str, ...] = ("learn",),
     uses: tuple[str, ...] = (),
     fits: tuple[str, ...] = ("causal-lm",),
+    forms: tuple[str, ...] = FORMS,
 ) -> Callable[[C], C]:
-    """Class decorator that makes a class a method; its settings type is read from ``settings: X``."""
+    """Class decorator that makes a class a method; its settings type is its class attribute ``Settings``.
+
+    Args:
+        forms: in which its result can be written, of :data:`FORMS`, so that another is refused before training.
+            Where the settings decide, the class has a static method ``forms`` that takes them. Of a method
+            that says neither a form is refused when it is written.
+    """
     if verb not in VERBS:
         raise ValueError(f"verb {verb!r} is none of {VERBS}")
+    if not forms or not set(forms) <= set(FORMS):
+        raise ValueError(f"forms {forms!r} are not some of {FORMS}")
 
     def decorate(implementation: C) -> C:
         settings = getattr(implementation, "Settings", None)
@@ -70,7 +101,7 @@ def method(
                 f"{implementation.__name__} must have a class attribute Settings, a subclass of keeps.Settings"
             )
         implementation.info = MethodInfo(  # type: ignore[attr-defined]
-            name, verb, paper, summary, card or name, needs, uses, fits, implementation, settings
+            name, verb, paper, summary, card or name, needs, uses, fits, forms, implementation, settings
         )
         return implementation
 

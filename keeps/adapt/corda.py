@@ -77,6 +77,7 @@ class CorDASettings(OrientedSettings):
     summary="LoRA that starts from the weight components the keep set uses least (kpm) or the learn set most (ipm).",
     needs=("learn",),
     uses=("keep",),
+    forms=("lora", "residual", "merged"),
 )
 class CorDA:
     """Context-oriented decomposition adaptation, both modes."""

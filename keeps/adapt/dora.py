@@ -34,6 +34,7 @@ from keeps.training.adapter import AdapterSettings, train_and_write, wrap
     summary="LoRA for the direction of each weight row, one trained number for its length: closer to full training.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "merged"),
 )
 class DoRA:
     """Weight-decomposed low-rank adaptation through peft."""

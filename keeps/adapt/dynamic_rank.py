@@ -116,6 +116,7 @@ class DynamicRankSettings(AdapterSettings):
     summary="LoRA that finds the rank of every layer by sparse gates, for task after task without replay.",
     card="codyra",
     needs=("learn",),
+    forms=("lora", "merged"),
 )
 class DynamicRank:
     """Dynamic rank-selective LoRA."""

@@ -60,6 +60,7 @@ class EVASettings(AdapterSettings):
     summary="LoRA whose A reads the directions of the task's activations, ranks shared out by what they explain.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "merged"),
 )
 class EVA(InitialisedAdapter):
     """Explained variance adaptation."""

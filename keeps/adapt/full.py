@@ -38,6 +38,7 @@ class FullSettings(TrainingSettings):
     summary="Train every weight: learns anything, protects nothing, writes a whole checkpoint.",
     card="corda",
     needs=("learn",),
+    forms=("merged",),
 )
 class FullFineTuning:
     """Train every weight of the model on the learn set."""

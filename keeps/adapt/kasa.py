@@ -131,6 +131,11 @@ class KaSA:
     def __init__(self, settings: KaSASettings) -> None:
         self.settings = settings
 
+    @staticmethod
+    def forms(settings: KaSASettings) -> tuple[str, ...]:
+        """Where nothing is removed, the base is not reduced either."""
+        return ("lora", "merged") if settings.truncation == "none" else ("lora", "residual", "merged")
+
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

@@ -49,6 +49,7 @@ class KLSettings(AdapterSettings):
     summary="LoRA with a KL leash: what the base said about the keep set, it goes on saying.",
     card="baselines",
     needs=("learn", "keep"),
+    forms=("lora", "merged"),
 )
 class KLLoRA:
     """Low-rank adaptation held to the frozen base on the keep set."""

@@ -91,6 +91,11 @@ class L2SP:
     def __init__(self, settings: L2SPSettings) -> None:
         self.settings = settings
 
+    @staticmethod
+    def forms(settings: L2SPSettings) -> tuple[str, ...]:
+        """An adapter, or a whole checkpoint."""
+        return ("merged",) if settings.parameters == "full" else ("lora", "merged")
+
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange | CheckpointChange:

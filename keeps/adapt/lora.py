@@ -27,6 +27,7 @@ from keeps.training.adapter import AdapterSettings, train_and_write, wrap
     summary="Train a low-rank difference beside every weight: small and common, keeps by chance.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "merged"),
 )
 class LoRA:
     """Plain low-rank adaptation through peft."""

@@ -64,6 +64,7 @@ class LoRAGASettings(AdapterSettings):
     summary="LoRA whose first step is that of full fine-tuning, cut to rank 2r: learns fast, protects nothing.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "residual", "merged"),
 )
 class LoRAGA(InitialisedAdapter):
     """Low-rank adaptation with gradient approximation."""

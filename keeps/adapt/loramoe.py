@@ -118,6 +118,7 @@ class LoRAMoESettings(TrainingSettings):
     paper="arXiv:2312.09979",
     summary="Several low-rank experts with a router in every feed-forward layer, parted by type of data.",
     needs=("learn",),
+    forms=("experts",),
 )
 class LoRAMoE:
     """Mixture of LoRA experts with the localised balancing constraint."""

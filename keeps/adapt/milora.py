@@ -31,6 +31,7 @@ from keeps.training.initialised import WeightStart
     summary="LoRA that starts from the smallest components of each weight, the principal ones frozen.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "residual", "merged"),
 )
 class MiLoRA(WeightStart):
     """Minor singular component adaptation."""

@@ -157,6 +157,11 @@ class MixCPT:
     def __init__(self, settings: MixCPTSettings) -> None:
         self.settings = settings
 
+    @staticmethod
+    def forms(settings: MixCPTSettings) -> tuple[str, ...]:
+        """A whole checkpoint, or an adapter."""
+        return ("merged",) if settings.parameters == "full" else ("lora", "merged")
+
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange | CheckpointChange:

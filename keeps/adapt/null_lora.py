@@ -97,6 +97,7 @@ class NullLoRASettings(AdapterSettings):
     paper="ours, after arXiv:2103.07113 and arXiv:2103.09762",
     summary="LoRA kept out of the directions that the keep set uses, with a stated and checked bound on the change.",
     needs=("learn", "keep"),
+    forms=("lora", "residual", "merged"),
 )
 class NullLoRA:
     """Low-rank adaptation in the null space of what is to be kept."""

@@ -30,6 +30,7 @@ from keeps.training.initialised import WeightStart
     summary="LoRA that starts from the first columns of W = Q R: orthonormal, and cheapest to prepare.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "residual", "merged"),
 )
 class OLoRA(WeightStart):
     """Orthonormal low-rank adaptation."""

@@ -33,6 +33,7 @@ from keeps.training.initialised import WeightStart
     summary="LoRA that starts from the largest components of each weight: learns fast, protects nothing.",
     card="corda",
     needs=("learn",),
+    forms=("lora", "residual", "merged"),
 )
 class PiSSA(WeightStart):
     """Principal singular values and vectors adaptation."""

@@ -52,6 +52,7 @@ class ReplaySettings(AdapterSettings):
     card="baselines",
     needs=("learn",),
     uses=("keep",),
+    forms=("lora", "merged"),
 )
 class ReplayLoRA:
     """Low-rank adaptation on new and old data together."""

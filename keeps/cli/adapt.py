@@ -75,6 +75,8 @@ def command(
     from keeps import jobs
     from keeps.cli.show import show_diff
 
+    if form is not None and out is not None:
+        jobs.check_export(method, settings, form, out)
     decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed, **(settings or {})}
     with terminal(json=json, quiet=quiet) as term:
         outcome = jobs.adapt(

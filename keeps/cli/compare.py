@@ -16,12 +16,21 @@ EXAMPLES = (
     "keeps compare --methods full,lora,corda --seeds 3",
     "keeps compare --methods lora,corda --learn new.jsonl --keep known.csv --out ./comparison",
     "keeps compare --methods corda:mode=kpm,corda:mode=ipm --set rank=8",
+    "keeps compare --methods full,lora,corda --seeds 5 --engine ray --workers 4",
 )
 
 Methods = Annotated[
     str, typer.Option("--methods", help="Names separated by commas, with own settings as corda:mode=ipm.")
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Runs a method, each with its own seed.")]
+
+Engine = Annotated[
+    str, typer.Option("--engine", help="local: one run after another; ray: several side by side on a Ray cluster.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Runs at a time with --engine ray; by default one a card, else one a core."),
+]
 
 
 def command(
@@ -35,6 +44,8 @@ def command(
     device: options.Device = None,
     workspace: options.Workspace = None,
     out: options.Out = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -63,6 +74,8 @@ def command(
             device=device,
             workspace=workspace,
             out=out,
+            engine=engine,
+            workers=workers,
             command=command_text("compare", decides, repeated={"set": words}),
             progress=term.progress,
         )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from keeps.jobs.adapting import adapt as adapt
     from keeps.jobs.comparing import compare as compare
     from keeps.jobs.differing import diff as diff
+    from keeps.jobs.exporting import check_export as check_export
     from keeps.jobs.exporting import export as export
     from keeps.jobs.probing import ProbeOutcome as ProbeOutcome
     from keeps.jobs.probing import probe as probe
@@ -21,6 +22,7 @@ _HOMES = {
     "ProbeOutcome": "probing",
     "SpectrumReport": "spectra",
     "adapt": "adapting",
+    "check_export": "exporting",
     "compare": "comparing",
     "diff": "differing",
     "export": "exporting",

@@ -10,9 +10,10 @@ from typing import Any
 from keeps.contracts import Progress, SilentProgress
 from keeps.data.records import RecordSet
 from keeps.errors import LedgerError, SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL, adapt
+from keeps.jobs.adapting import DEFAULT_MODEL
 from keeps.jobs.data import DEFAULT_KEEP, DEFAULT_LEARN, check_data
-from keeps.jobs.processes import is_main_process, own_device
+from keeps.jobs.engines import Shared, Task, choose_engine
+from keeps.jobs.processes import is_main_process
 from keeps.ledger.comparison import ComparedRun, Comparison, compare_stored
 from keeps.ledger.workspace import Workspace
 from keeps.registry import find_method
@@ -61,6 +62,8 @@ def compare(
     out: str | Path | None = None,
     device: str | None = None,
     resume: bool = True,
+    engine: str = "local",
+    workers: int | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -76,38 +79,27 @@ def compare(
         seeds: how many seeds (0, 1, ...), or which.
         settings: for all methods that have them, such as ``rank`` and ``epochs``.
         out: folder for the report page, the picture (PNG and SVG) and the table (JSON and CSV).
+        engine: ``"local"`` does one run after another in this process, ``"ray"`` several side by side on a
+            Ray cluster; the result is the same.
+        workers: of the engine ``"ray"``: runs at a time; by default one a graphics card, else one a core.
 
     Raises:
         SettingsError: nothing to run, the same run twice, or a setting that would do nothing.
+        MissingDependencyError: the engine's library is not installed.
         KeepsError: any bad input, before a model is loaded where possible.
     """
     names = methods.split(",") if isinstance(methods, str) else list(methods)
     variants = [Variant.parse(name, settings) for name in names if name.strip()]
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _refuse_useless(settings or {}, variants, chosen_seeds)
+    chosen_engine = choose_engine(engine, workers)
     check_data(learn, keep)
     if out is not None and is_main_process():
         check_writable(out)  # before minutes are spent
     progress = progress if progress is not None and is_main_process() else SilentProgress()
-    jobs = [(variant, seed) for seed in chosen_seeds for variant in variants]
-    base = _loaded(model, device, progress)
-    run_ids = []
-    for number, (variant, seed) in enumerate(jobs, start=1):
-        progress.message(f"run {number} of {len(jobs)}: {variant.method}, seed {seed}")
-        outcome = adapt(
-            learn,
-            keep,
-            method=variant.method,
-            model=base,
-            settings=variant.settings,
-            seed=seed,
-            device=device,
-            workspace=workspace,
-            resume=resume,
-            command=command,
-            progress=progress,
-        )
-        run_ids.append(outcome.run_id)
+    tasks = [Task(variant.method, variant.settings, seed) for seed in chosen_seeds for variant in variants]
+    shared = Shared(learn, keep, model, device, Workspace(workspace).path, resume, command)
+    run_ids = chosen_engine(tasks, shared, progress)
     with Workspace(workspace).ledger(read_only=True) as ledger:
         comparison, entries = compare_stored(ledger, run_ids)
         if out is not None and is_main_process():
@@ -142,15 +134,6 @@ def write_outputs(
             picture.unlink(missing_ok=True)  # one of an earlier comparison would be taken for this one's
             progress.message(f"{picture.name} is left out: {error}")
     write_report(folder / "report.html", report_comparison(comparison, entries, curves))
-
-
-def _loaded(model: Any, device: str | None, progress: Progress) -> Any:
-    """The model, loaded once for all runs."""
-    from keeps.models.language_model import LanguageModel
-
-    if isinstance(model, LanguageModel):
-        return model
-    return LanguageModel.load(model, device=own_device(device), progress=progress)
 
 
 def _refuse_useless(settings: Mapping[str, Any], variants: Sequence[Variant], seeds: Sequence[int]) -> None:

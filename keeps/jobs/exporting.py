@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from keeps.contracts import Progress
 from keeps.errors import StorageError
+from keeps.jobs.adapting import chosen_settings
 from keeps.jobs.models import load_base, resolve
 from keeps.ledger.workspace import Workspace
+from keeps.registry import find_method
+from keeps.settings import Settings
 
 
 def export(
@@ -42,6 +47,25 @@ def export(
     if change is None:
         raise StorageError(f'"{run}" is no finished run', mend="`keeps runs` lists them")
     change.check_form(form)  # before a model is loaded
+    _check_new(out)
+    return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))
+
+
+def check_export(method: str, settings: Mapping[str, Any] | Settings | None, form: str, out: str | Path) -> None:
+    """Refuse, before anything is trained, to write what ``method`` is going to make as ``form`` into ``out``.
+
+    >>> check_export("lora", None, "merged", "./new-folder")
+
+    Raises:
+        StorageError: ``out`` exists.
+        UnknownNameError: there is no such method, setting or form.
+        SettingsError: a setting is wrong, or results of this method with these settings have other forms.
+    """
+    info = find_method(method)
+    info.check_form(form, chosen_settings(info, settings))
+    _check_new(out)
+
+
+def _check_new(out: str | Path) -> None:
     if Path(out).exists():
         raise StorageError("the folder exists already", where=str(out), mend="choose another name or remove it first")
-    return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))

@@ -53,6 +53,9 @@ def from_main(make: Callable[[], T], *, device: str = "cpu") -> T:
     """
     if process_count() == 1:
         return make()
+    from keeps.training.circumstances import refuse_sharding
+
+    refuse_sharding()  # before minutes are spent
     if not is_main_process():
         found = _broadcast(None, device)
         if isinstance(found, _Failure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ def fresh_accelerator(device: str, precision: str) -> Iterator[Any]:
     process. The state is set aside for the duration and put back, so that two runs of differing
     precision, or a run inside a program that uses accelerate itself, do not meet.
     """
+    refuse_sharding()
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
     from accelerate.utils import DistributedType
@@ -47,6 +49,19 @@ def fresh_accelerator(device: str, precision: str) -> Iterator[Any]:
         for state, values in zip(shared, before, strict=True):
             state.clear()
             state.update(values)
+
+
+def refuse_sharding() -> None:
+    """Refuse a launch that asks for FSDP: the loop does not shard, and on a CPU accelerate ignores the wish in silence.
+
+    Raises:
+        SettingsError: the launch was given ``--use_fsdp``, or a configuration that says so.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
+        mend = (
+            "leave --use_fsdp out (accelerate launch --multi_gpu), and choose a model of which each card holds a copy"
+        )
+        raise SettingsError("training does not shard a model over processes", where="accelerate launch", mend=mend)
 
 
 @dataclass

@@ -31,7 +31,7 @@ class ExampleSettings(Settings):
 
 
 def info_of(settings: type[Settings]) -> MethodInfo:
-    return MethodInfo("example", "adapt", "a paper", "a summary", "example", (), (), (), object, settings)
+    return MethodInfo("example", "adapt", "a paper", "a summary", "example", (), (), (), (), object, settings)
 
 
 @pytest.mark.parametrize("name", sorted(methods("adapt")))
