@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.settings import Settings
 
-VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain")
+VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain", "probe")
 FORMS = ("lora", "residual", "merged", "experts")  # of a result, as ``keeps export`` writes them
 ENTRY_POINT_GROUP = "keeps.methods"
 
@@ -31,7 +31,7 @@ class MethodInfo:
     verb: str
     paper: str  # "arXiv:..." or a citation
     summary: str
-    card: str  # the claim that vouches for it: keeps/claims/CARD.py
+    card: str  # the claim that vouches for it: keeps/claims/CARD.py; "" of what implements no published system
     needs: tuple[str, ...]  # data it cannot do without: "learn", "keep"
     uses: tuple[str, ...]  # data it makes use of when given
     fits: tuple[str, ...]  # kinds of model: "causal-lm", ...
@@ -101,7 +101,17 @@ def method(
                 f"{implementation.__name__} must have a class attribute Settings, a subclass of keeps.Settings"
             )
         implementation.info = MethodInfo(  # type: ignore[attr-defined]
-            name, verb, paper, summary, card or name, needs, uses, fits, forms, implementation, settings
+            name,
+            verb,
+            paper,
+            summary,
+            name if card is None else card,
+            needs,
+            uses,
+            fits,
+            forms,
+            implementation,
+            settings,
         )
         return implementation
 

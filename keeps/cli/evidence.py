@@ -10,6 +10,7 @@ from typing import Any
 from keeps.errors import InputFileError
 
 NOT_RUN = "not run"
+NO_CLAIM = "no claim"
 
 
 def evidence_folder() -> Path:
@@ -39,8 +40,10 @@ def read_evidence(card: str, folder: Path | None = None) -> dict[str, Any] | Non
 
 
 def verdict(card: str, folder: Path | None = None) -> str:
-    """``holds``, ``does not hold`` or ``not run``."""
+    """``holds``, ``does not hold``, ``not run``, or ``no claim`` of what implements no published system."""
     found = read_evidence(card, folder)
+    if not card:
+        return NO_CLAIM
     return NOT_RUN if found is None else str(found.get("verdict", NOT_RUN))
 
 
@@ -50,6 +53,8 @@ def verdict_line(name: str, card: str, folder: Path | None = None) -> str:
     >>> verdict_line("mine", "never-run")
     'never-run: not run'
     """
+    if not card:
+        return NO_CLAIM
     found = read_evidence(card, folder) or {}
     checks = [check for check in found.get("checks", []) if isinstance(check, dict)]
     held = sum(check.get("holds") is True for check in checks)

@@ -104,6 +104,9 @@ def _show_card(console: Console, info: MethodInfo) -> None:
 def show_evidence(console: Console, name: str) -> None:
     """The claim of a card with its measured figures, or how to measure it."""
     found = read_evidence(name)
+    if not name:
+        console.print("claim: none, it implements no published system", markup=False)
+        return
     if found is None:
         console.print(f"claim: not run; keeps reproduce {name} measures it", markup=False)
         return

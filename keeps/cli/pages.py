@@ -15,7 +15,10 @@ from keeps.registry import MethodInfo, methods
 SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 
 
-METHODS_INTRO = "# Methods\n\nEvery way to change what a model knows. The claim column is measured, not promised.\n\n"
+METHODS_INTRO = (
+    "# Methods\n\nEvery way to change what a model knows, and to measure it (`probe`). "
+    "The claim column is measured, not promised.\n\n"
+)
 
 
 def site_pages(homes: Mapping[str, str]) -> dict[str, str]:
@@ -39,16 +42,18 @@ def methods_table(infos: Iterable[MethodInfo], link: str = "methods/{name}.md") 
 
 def method_page(info: MethodInfo) -> str:
     """The page of one method: its docstring, how to use it, its settings, its claim and figures."""
-    needs = ", ".join(f"`--{name}`" for name in info.needs) or "nothing"
-    uses = ", ".join(f"`--{name}`" for name in info.uses)
+    probes = info.verb == "probe"
+    needs = ", ".join(name if probes else f"`--{name}`" for name in info.needs) or "nothing"
+    uses = ", ".join(name if probes else f"`--{name}`" for name in info.uses)
     also = f"; makes use of {uses}" if uses else ""
+    usage = f"keeps probe {info.name}" if probes else f"keeps {info.verb} --method {info.name}"
     return "\n\n".join(
         (
             f"# {info.name}",
             f"{info.summary}",
             f"Verb: {info.verb}. Paper: {paper_link(info.paper)}. Needs {needs}{also}. Fits: {', '.join(info.fits)}.",
             markdown(info.documentation),
-            f"```\nkeeps {info.verb} --method {info.name}\nkeeps {info.verb} --method {info.name} --help\n```",
+            f"```\n{usage}\n{usage} --help\n```",
             "## Settings",
             settings_table(info),
             "## Claim",
@@ -73,6 +78,8 @@ def settings_table(info: MethodInfo) -> str:
 def evidence_section(card: str) -> str:
     """The claim of a card with its checks, or how to measure it."""
     found = read_evidence(card)
+    if not card:
+        return "It implements no published system, and has none."
     if found is None:
         return f"Not run yet. `keeps reproduce {card}` measures it."
     lines = [str(found.get("claim", "")), "", f"Verdict: **{found.get('verdict', 'not run')}**.", ""]

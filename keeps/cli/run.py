@@ -57,9 +57,12 @@ def override(recipe: Recipe, assignments: dict[str, str]) -> Recipe:
 
 
 def _settings_type(recipe: Recipe) -> Any:
-    if recipe.command != "adapt":
-        return None
     from keeps.cli.adapt import DEFAULT_METHOD
+    from keeps.cli.probe import DEFAULT_SYSTEM
     from keeps.registry import find_method
 
-    return find_method(str(recipe.values.get("method", DEFAULT_METHOD)), "adapt").settings
+    chosen = {"adapt": ("method", DEFAULT_METHOD), "probe": ("system", DEFAULT_SYSTEM)}
+    if recipe.command not in chosen:
+        return None
+    key, default = chosen[recipe.command]
+    return find_method(str(recipe.values.get(key, default)), recipe.command).settings

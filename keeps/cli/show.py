@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from keeps.contracts import Row
     from keeps.ledger import Comparison, KnowledgeDiff
     from keeps.ledger.tables import Table as Cells
+    from keeps.probe.base import Findings
 
 COLOURS = {"learned": "green", "lost": "red", "missing": "yellow"}
 SIGNS = {"learned": "+", "lost": "-"}
@@ -58,27 +58,12 @@ def show_items(console: Console, diff: KnowledgeDiff) -> None:
             _line(console, f'    before "{one_line(item.before)}", after "{one_line(item.after)}"')
 
 
-def show_rows(console: Console, name: str, rows: Sequence[Row]) -> None:
-    """A probe result: one line a group."""
-    from keeps.ledger.tables import Table as Cells
-    from keeps.numerics.statistics import shown, shown_interval, wilson
-
-    lines = []
-    for group in dict.fromkeys(row.group for row in rows):
-        members = [row for row in rows if row.group == group]
-        logprobs = [row.logprob for row in members if row.logprob is not None]
-        if members[0].kind == "text":
-            tokens = sum(int(row.details.get("tokens", 0)) for row in members)
-            mean = f"{sum(logprobs) / tokens:.3f} a token" if tokens else ""
-            lines.append((group, str(len(members)), "", "", mean))
-            continue
-        known = sum(row.correct for row in members)
-        share = wilson(known, len(members))
-        percent = f"{shown(share, scale=100, most=1)}\n{shown_interval(share, scale=100, most=1)}"
-        mean = f"{sum(logprobs) / len(logprobs):.2f}" if logprobs else ""
-        lines.append((group, str(len(members)), str(known), percent, mean))
-    columns = ("group", "n", "known", "known (%)", "mean ln P of the answer")
-    show_table(console, Cells(name, columns, tuple(lines), note="Intervals: 95 %, Wilson."))
+def show_findings(console: Console, findings: Findings, files: Sequence[Path] = ()) -> None:
+    """The tables of a probe, and where its page is."""
+    for table in findings.tables:
+        show_table(console, table)
+    if files:
+        _line(console, "written: " + ", ".join(map(str, files)))
 
 
 def show_table(console: Console, cells: Cells) -> None:

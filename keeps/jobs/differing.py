@@ -7,16 +7,15 @@ from pathlib import Path
 
 from keeps.contracts import Probe, Progress, SilentProgress
 from keeps.errors import KeepsError, LedgerError
-from keeps.jobs.asking import asked
+from keeps.jobs.asking import Asking
 from keeps.jobs.data import job_data, names_marks
-from keeps.jobs.models import Named, changed, how_to_finish, load_base, marks_for, resolve, stored_marks
+from keeps.jobs.models import Named, how_to_finish, resolve
 from keeps.jobs.probing import check_probe, world_probe
 from keeps.ledger.difference import diff_results
 from keeps.ledger.lines import KnowledgeDiff
 from keeps.ledger.records import RunRecord
 from keeps.ledger.store import Ledger
 from keeps.ledger.workspace import Workspace
-from keeps.models.language_model import LanguageModel
 
 
 def diff(
@@ -54,9 +53,9 @@ def diff(
     with space.ledger() as ledger:
         found = _stored_pair(ledger, one, other) if probe is None else None
         if found is None:
-            comparison = _Asking(ledger, device, progress)
-            questions = comparison.questions(probe, one, other)
-            found = comparison.result(one, questions), comparison.result(other, questions)
+            asking = Asking(ledger, device, progress)
+            questions = _chosen(asking, probe, one, other)
+            found = asking.result(one, questions)[0], asking.result(other, questions)[0]
         return diff_results(ledger, *found, before_name=one.name, after_name=other.name)
 
 
@@ -81,42 +80,15 @@ def _stored_pair(ledger: Ledger, *named: Named) -> tuple[str, str] | None:
     return ids[0], ids[1]
 
 
-class _Asking:
-    """Asks what is not stored; a base model that two names share is loaded once."""
-
-    def __init__(self, ledger: Ledger, device: str | None, progress: Progress) -> None:
-        self.ledger, self.device, self.progress = ledger, device, progress
-        self.loaded: tuple[str, LanguageModel] | None = None
-
-    def questions(self, probe: str | None, *named: Named) -> Probe:
-        if probe is not None:
-            marks = self._marks(named[0]) if names_marks(probe) else None
-            return world_probe(probe, marks=marks)
-        for item in named:
-            if item.run is not None:
-                marks = self._marks(item) if names_marks(item.run.learn) or names_marks(item.run.keep) else None
-                return _questions_of(item.run, marks)
-        return world_probe("world")
-
-    def result(self, named: Named, questions: Probe) -> str:
-        """The id of the stored result, asked now where it is not there yet."""
-        if named.change is not None:
-            stored = self.ledger.find_result(named.change.fingerprint, questions.fingerprint)
-            if stored is not None:
-                return stored.id
-        with changed(named, self._base(named)) as model:
-            return asked(self.ledger, model, questions, named.name, self.progress)[0]
-
-    def _marks(self, named: Named) -> Mapping[str, str] | None:
-        fingerprint = named.base_fingerprint
-        stored = None if fingerprint is None else stored_marks(fingerprint)
-        return stored or marks_for(self._base(named), "world:known", progress=self.progress)
-
-    def _base(self, named: Named) -> LanguageModel:
-        if self.loaded is None or self.loaded[0] != named.model:
-            self.loaded = None  # two models at once may be more than there is room for
-            self.loaded = (named.model, load_base(named, device=self.device, progress=self.progress))
-        return self.loaded[1]
+def _chosen(asking: Asking, probe: str | None, *named: Named) -> Probe:
+    """What to ask: what the user names, else the questions of the first run, else the world."""
+    if probe is not None:
+        return world_probe(probe, marks=asking.marks(named[0]) if names_marks(probe) else None)
+    for item in named:
+        if item.run is not None:
+            measured = names_marks(item.run.learn) or names_marks(item.run.keep)
+            return _questions_of(item.run, asking.marks(item) if measured else None)
+    return world_probe("world")
 
 
 def _questions_of(run: RunRecord, marks: Mapping[str, str] | None) -> Probe:

@@ -9,6 +9,7 @@ from typing import Any
 from keeps.contracts import Progress
 from keeps.errors import StorageError
 from keeps.jobs.adapting import chosen_settings
+from keeps.jobs.folders import check_new
 from keeps.jobs.models import load_base, resolve
 from keeps.ledger.workspace import Workspace
 from keeps.registry import find_method
@@ -47,7 +48,7 @@ def export(
     if change is None:
         raise StorageError(f'"{run}" is no finished run', mend="`keeps runs` lists them")
     change.check_form(form)  # before a model is loaded
-    _check_new(out)
+    check_new(out)
     return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))
 
 
@@ -63,9 +64,4 @@ def check_export(method: str, settings: Mapping[str, Any] | Settings | None, for
     """
     info = find_method(method)
     info.check_form(form, chosen_settings(info, settings))
-    _check_new(out)
-
-
-def _check_new(out: str | Path) -> None:
-    if Path(out).exists():
-        raise StorageError("the folder exists already", where=str(out), mend="choose another name or remove it first")
+    check_new(out)

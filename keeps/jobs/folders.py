@@ -1,9 +1,10 @@
-"""The last step of a run: a complete folder gets its final name."""
+"""Folders that users get: refused where one is there already, given their final name when they are complete."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from keeps.errors import StorageError
 from keeps.weights.files import sync
 
 
@@ -17,3 +18,13 @@ def publish(partial: Path, final: Path) -> None:
     sync(partial)
     partial.rename(final)
     sync(final.parent)
+
+
+def check_new(out: str | Path) -> None:
+    """Refuse to write into something that is there.
+
+    Raises:
+        StorageError: ``out`` exists.
+    """
+    if Path(out).exists():
+        raise StorageError("the folder exists already", where=str(out), mend="choose another name or remove it first")

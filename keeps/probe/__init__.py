@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from keeps.probe.base import Findings, Measure, ModelRows, ProbingSystem, Selection
 from keeps.probe.facts import FactProbe
 from keeps.probe.several import SeveralProbes
 from keeps.probe.text import TextProbe
 
-__all__ = ["FactProbe", "SeveralProbes", "TextProbe"]
+__all__ = [
+    "FactProbe",
+    "Findings",
+    "Measure",
+    "ModelRows",
+    "ProbingSystem",
+    "Selection",
+    "SeveralProbes",
+    "TextProbe",
+]

@@ -1,7 +1,16 @@
-"""Ask facts by completion in every wording; choices by length-normalised log-probability.
+"""Ask facts by completion in every wording; choices by length-normalised log-probability; texts by perplexity.
 
-A fact counts as known when at least half of its wordings are answered rightly: one fixed wording is
-no test of knowledge (the same 215 capitals score 25 to 62 by wording alone).
+    known = at least half of its wordings are answered rightly
+
+One fixed wording is no test of knowledge: the same 215 capitals score 25 to 62 by wording alone. An answer is right
+when it begins with an accepted one at the end of a word, whatever its case and accents; a choice when it has the
+highest log-probability per token; running text has no right answer and is measured by its loss.
+
+Use when: you want to know what a model knows before you change it, or what two models know in the same words; your
+questions lie in a file with prompts and answers.
+
+``--shots`` puts solved questions of the same group before each one, so that a base model sees what form of answer is
+wanted; what it does not know it will still not know.
 """
 
 from __future__ import annotations
@@ -10,12 +19,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from keeps.contracts import Question, Row, Run
-from keeps.errors import EmptySetError, RecordError
+from keeps.contracts import Probe, Question, Row, Run
+from keeps.data.select import load_records
+from keeps.errors import EmptySetError, RecordError, SettingsError
+from keeps.probe.base import ProbingSystem, Selection
 from keeps.probe.matching import matches
+from keeps.probe.sampling import limited
+from keeps.probe.several import SeveralProbes
+from keeps.probe.shots import with_shots
+from keeps.probe.text import TextProbe
+from keeps.registry import method
+from keeps.settings import Settings, setting
 
 MIN_ANSWER_TOKENS = 6  # enough to see what kind of wrong answer was given
 CHUNK = 256  # prompts between two steps of the progress bar
@@ -75,6 +92,46 @@ class FactProbe:
                     task.advance(len(part))
         wordings = iter(asked)
         return [_row(question, [next(wordings) for _ in question.prompts]) for question in self.questions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsSettings(Settings):
+    """Settings of the plain probe."""
+
+    shots: int = setting(0, "Solved questions of the same group before each one", ge=0)
+
+
+@method(
+    "facts",
+    verb="probe",
+    paper="the common measure",
+    summary="Ask facts in several wordings, choices and running text: known, probability, perplexity.",
+    card="",
+    needs=("questions",),
+)
+class Facts(ProbingSystem):
+    """Everything in a set that has an answer, and its running text."""
+
+    Settings = FactsSettings
+
+    def probe(self, selection: Selection) -> Probe:
+        """See :meth:`keeps.probe.base.ProbingSystem.probe`.
+
+        Raises:
+            SettingsError: shots or a limit that the set cannot give.
+        """
+        records = load_records(self.default_data if selection.data is None else selection.data, marks=selection.marks)
+        everything = records.questions()
+        questions = limited(everything, selection.limit, selection.seed) if everything else []
+        questions = with_shots(questions, self.settings.shots, selection.seed, pool=everything)
+        probes: list[Probe] = [FactProbe(questions, name=records.source)] if questions else []
+        passages = records.passages()[: selection.limit]
+        if passages:
+            probes.append(TextProbe(passages, group="text", name=records.source))
+            if self.settings.shots and not questions:
+                mend = "leave --shots out, or give questions"
+                raise SettingsError("running text takes no solved examples", where=records.source, mend=mend)
+        return SeveralProbes(probes, name=records.source)
 
 
 def answer_room(answerer: Any, answers: Iterable[str]) -> int:

@@ -115,15 +115,17 @@ def test_run_calls_the_command_that_the_recipe_names(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def job(model: str, probe: str, **values: Any) -> Any:
-        seen.update(values, model=model, probe=probe)
-        from keeps.jobs.probing import ProbeOutcome
+    def job(model: list[str], data: str, **values: Any) -> Any:
+        seen.update(values, model=model, data=data)
+        from keeps.jobs.probing import ModelResult, ProbeOutcome
+        from keeps.probe import Findings
 
-        return ProbeOutcome(model, "r1", (), reused=False)
+        return ProbeOutcome("facts", (ModelResult(model[0], "r1", (), reused=False),), Findings(()))
 
     monkeypatch.setattr("keeps.jobs.probe", job, raising=False)
     path = tmp_path / "recipe.yaml"
-    path.write_text("command: probe\nmodel: ./mine\nprobe: [world:capital, q.jsonl]\n")
+    path.write_text("command: probe\nmodel: ./mine\ndata: [world:capital, q.jsonl]\n")
     assert main(["run", str(path), "--set", "model=./other", "--workspace", str(tmp_path), "--json"]) == 0
-    assert (seen["model"], seen["probe"], seen["workspace"]) == ("./other", "world:capital,q.jsonl", tmp_path)
-    assert json.loads(capsys.readouterr().out) == {"model": "./other", "result": "r1", "reused": False, "rows": []}
+    assert (seen["model"], seen["data"], seen["workspace"]) == (["./other"], "world:capital,q.jsonl", tmp_path)
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"] == [{"model": "./other", "result": "r1", "reused": False, "rows": []}]

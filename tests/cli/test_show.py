@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from keeps.cli.show import one_line, show_comparison, show_diff, show_rows
+from keeps.cli.show import one_line, show_comparison, show_diff, show_findings
 from keeps.cli.terminal import Terminal, plain, terminal
 from keeps.contracts import Row
 from keeps.ledger import ComparedRun, KnowledgeDiff, RunRecord, compare_rows, compare_runs
+from keeps.probe import ModelRows
+from keeps.probe.findings import rates
 
 
 def row(identity: str, group: str, correct: bool, answer: str, logprob: float = -1.0) -> Row:
@@ -75,11 +77,12 @@ def test_the_models_own_markup_and_line_breaks_stay_text() -> None:
 
 
 def test_a_probe_result_is_one_line_a_group() -> None:
-    lines = shown(lambda console: show_rows(console, "my model", BEFORE)).splitlines()
+    findings = rates([ModelRows("my model", BEFORE)])
+    lines = shown(lambda console: show_findings(console, findings)).splitlines()
     found = {line.split("  ")[0]: line.split() for line in lines if line}
-    assert found["keep: symbol"][2:4] == ["2", "2"]
+    assert found["keep: symbol"][2:4] == ["2", "100"]
     assert found["learn: capital"][2:4] == ["2", "0"]
-    assert "-2.000" in found["text: held-out"]  # -20 nats over 10 tokens
+    assert "2.00" in found["text: held-out"]  # 20 nats over 10 tokens
 
 
 def test_a_comparison_is_one_line_a_method(diff: KnowledgeDiff) -> None:

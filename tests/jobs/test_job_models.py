@@ -84,11 +84,11 @@ def test_a_job_and_its_diff_use_the_marks_of_its_own_model(small_job: Any, measu
 
 def test_a_probe_is_stored_and_asked_once(small_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = keeps.probe(small_job.model, small_job.keep, workspace=tmp_path)
-    assert (first.name, len(first.rows), first.reused) == (small_job.model, 24, False)
+    assert (first.results[0].name, len(first.rows), first.reused) == (small_job.model, 24, False)
     monkeypatch.setattr("keeps.probe.facts.FactProbe.__call__", lambda *_, **__: pytest.fail("asked again"))
     again = keeps.probe(small_job.model, small_job.keep, workspace=tmp_path)
     assert again.reused
-    assert (again.result_id, list(again.rows)) == (first.result_id, list(first.rows))
+    assert (again.results[0].result_id, list(again.rows)) == (first.results[0].result_id, list(first.rows))
 
 
 def test_a_probe_of_facts_and_text_together(small_job: Any, tmp_path: Path) -> None:
