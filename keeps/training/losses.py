@@ -44,11 +44,21 @@ class PackedLoss(AnswerLoss):
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over the answer tokens: a float32 scalar, 0 if there are none."""
-        if not (worth_packing(batch.attention_mask) and can_pack(self.model)):
-            return super().forward(batch)
-        hidden = packed_states(self.model, batch.input_ids, batch.attention_mask)
-        head = cast(Callable[[Tensor], Tensor], cast(Any, unwrapped(self.model)).get_output_embeddings())
-        return summed_loss(hidden[batch.predicting[batch.attention_mask.bool()]], head, batch.targets)
+        hidden, head = answer_states(self.model, batch)
+        return summed_loss(hidden, head, batch.targets)
+
+
+def answer_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What the vocabulary projection reads where answers are predicted, and the projection; padding is not computed.
+
+    Returns:
+        ``(answer tokens, hidden)`` in the row-major order of ``batch.predicting``, and what makes logits of them.
+    """
+    if not (worth_packing(batch.attention_mask) and can_pack(model)):
+        return read_positions(model, batch.input_ids, batch.attention_mask, batch.predicting)
+    hidden = packed_states(model, batch.input_ids, batch.attention_mask)
+    head = cast(Callable[[Tensor], Tensor], cast(Any, unwrapped(model)).get_output_embeddings())
+    return hidden[batch.predicting[batch.attention_mask.bool()]], head
 
 
 def summed_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, chunk: int = CHUNK) -> Tensor:

@@ -21,6 +21,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.models.projection import evaluating, read_positions
 from keeps.numerics.divergences import kl_divergence
 from keeps.training.batches import Batch, TokenizedExample, collate
+from keeps.training.losses import answer_states
 
 TOKENS = 2048  # padded tokens of a forward pass while the reference is read
 _Key = tuple[int, tuple[int, ...]]  # where the answer starts, and all token ids
@@ -126,7 +127,7 @@ class Leash:
         chosen = torch.randperm(len(self.examples))[: self.batch_size].tolist()
         device = next(module.parameters()).device
         batch = collate([self.examples[index] for index in chosen], self.pad_token_id).to(device)
-        read, head = read_positions(module, batch.input_ids, batch.attention_mask, batch.predicting)
+        read, head = answer_states(module, batch)
         return self.weight * kl_divergence(self.reference.logits(batch), head(read)).mean()
 
 
