@@ -24,6 +24,12 @@ r, or none (``truncation="official"``). It compares A^T A and B B^T with identit
 they cannot become; that adds a constant under each root and weakens the gradient (``penalty="official"``). It
 divides the penalties by the number of adapted layers, as is done here by default, because the published values of beta
 and gamma were found with it; the paper writes a sum over the layers (``reduction="sum"``).
+
+The smallest components of a weight are not always noise. SmolLM2-135M without the 8 smallest of every layer reads
+held-out text with a perplexity of about 10,000 in place of 27, nearly all of it from the value projections (2,659
+without theirs alone): they are small where the model's largest activations lie, and that smallness is used.
+``truncation="least_used"``, ours, removes as many output directions, those that the keep set (without one, the learn
+set) uses least: the same perplexity is 27 then.
 """
 
 from __future__ import annotations
@@ -40,19 +46,25 @@ from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.errors import SettingsError, TargetError, nearest
 from keeps.models.adapters import ADAPTER, WrappedModel, lora_layers
+from keeps.models.calibration import calibration_sequences
 from keeps.models.changes import AdapterChange
+from keeps.models.covariances import collect_covariance, token_batches
 from keeps.models.gated import add_gates, gates_of
 from keeps.models.language_model import LanguageModel
 from keeps.models.targets import check_dense, find_targets, layer_ranks
+from keeps.numerics.covariance import Covariance
 from keeps.numerics.oriented import AdapterStart
 from keeps.numerics.singular_form import FORMS, orthogonal_penalty, singular_value_penalty
-from keeps.numerics.truncation import RULES, removed_count, removed_part
+from keeps.numerics.truncation import RULES, least_used_part, removed_count, removed_part
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import AdapterSettings, set_starts, stored_starts, train_and_write, wrap
 from keeps.training.batches import stable_seed
+from keeps.training.circumstances import process_of_launch
 
 GATE_INITS = ("normal", "ones")
+LEAST_USED = "least_used"
+SAMPLES, SAMPLE_TOKENS = 128, 128  # at most, to find what is used least
 REDUCTIONS = ("mean_layers", "sum")
 
 
@@ -71,8 +83,9 @@ class KaSASettings(AdapterSettings):
     )
     truncation: str = setting(
         "paper",
-        "What is removed of each weight: its r smallest components, fewer in wide layers (official), or nothing",
-        choices=(*RULES, "none"),
+        "What is removed of each weight: its r smallest components, fewer in wide layers (official), the r output "
+        "directions that the keep set uses least, or nothing",
+        choices=(*RULES, LEAST_USED, "none"),
     )
     penalty: str = setting(
         "paper",
@@ -98,7 +111,7 @@ class KaSASettings(AdapterSettings):
         check_dense(layers)
         if self.truncation == "none":
             return
-        rule: Any = self.truncation
+        rule: Any = "paper" if self.truncation == LEAST_USED else self.truncation
         counts = []
         for name, layer in layers.items():
             rows, columns = layer.out_features, layer.in_features
@@ -122,6 +135,7 @@ class KaSASettings(AdapterSettings):
     paper="arXiv:2412.06071",
     summary="Drop each weight's weakest components, then learn near-orthonormal directions with a strength each.",
     needs=("learn",),
+    uses=("keep",),
 )
 class KaSA:
     """Knowledge-aware singular-value adaptation."""
@@ -140,22 +154,27 @@ class KaSA:
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:
         """Truncate, train A, B and the gates, and write a peft folder of rank 2r for the untouched base."""
-        del keep  # what is kept follows from the weights alone
         settings = self.settings
-        wrapped = wrap_kasa(model, settings, run)
+        context = learn if keep is None or not len(keep) else keep
+        wrapped = wrap_kasa(model, settings, run, context)
         penalty = partial(
             kasa_loss, beta=settings.beta, gamma=settings.gamma, reduction=settings.reduction, form=settings.penalty
         )
         hooks: dict[str, Any] = {"regulariser": penalty} if settings.beta or settings.gamma else {}
         data = {"learn": learn.fingerprint}
+        if settings.truncation == LEAST_USED and context is keep:
+            data["keep"] = context.fingerprint
         return train_and_write(model, wrapped, learn, settings, run, method="kasa", data=data, **hooks)
 
 
-def wrap_kasa(model: LanguageModel, settings: KaSASettings, run: Run) -> WrappedModel:
+def wrap_kasa(model: LanguageModel, settings: KaSASettings, run: Run, context: RecordSet | None = None) -> WrappedModel:
     """``model`` with W_world in its target layers and a gated adapter on each; ``unwrap()`` puts W back.
 
     A and g are drawn from ``run.seed`` alone. The removed parts are kept in ``run.folder`` until the run
     ends, and taken from there by a run that is resumed.
+
+    Args:
+        context: what ``truncation="least_used"`` is to spare.
 
     Raises:
         SettingsError, TargetError: as from :meth:`KaSASettings.check_model` and :func:`removed_part`.
@@ -164,7 +183,7 @@ def wrap_kasa(model: LanguageModel, settings: KaSASettings, run: Run) -> Wrapped
     settings.check_model(model)
     parts = {}
     if settings.truncation != "none":
-        parts = stored_starts(run) or removed_parts(model, settings, run)
+        parts = stored_starts(run) or removed_parts(model, settings, run, context)
     wrapped = wrap(model, settings, seed=run.seed)
     if parts:
         set_starts(wrapped, parts, run, adapter=False)  # which unwraps when it fails
@@ -176,17 +195,27 @@ def wrap_kasa(model: LanguageModel, settings: KaSASettings, run: Run) -> Wrapped
     return wrapped
 
 
-def removed_parts(model: LanguageModel, settings: KaSASettings, run: Run) -> dict[str, AdapterStart]:
-    """The components that are taken out of every target layer, as factors: W_world = W - s B0 A0."""
+def removed_parts(
+    model: LanguageModel, settings: KaSASettings, run: Run, context: RecordSet | None = None
+) -> dict[str, AdapterStart]:
+    """The components that are taken out of every target layer, as factors: W_world = W - s B0 A0.
+
+    Raises:
+        SettingsError: what is used least is asked for, and there is nothing to find it on.
+    """
     layers = find_targets(model.model, settings.targets)
     ranks = layer_ranks(layers, settings.rank, settings.rank_pattern)
     rule: Any = settings.truncation
     parts = {}
     removed = whole = 0.0
+    used = _used(model, settings, run, context) if settings.truncation == LEAST_USED else {}
     with run.progress.task("decompose", len(layers)) as task:
         for name, layer in layers.items():
             try:
-                parts[name] = removed_part(layer.weight, ranks[name], settings.scaling, rule)
+                if used:
+                    parts[name] = least_used_part(layer.weight, used[name].matrix(), ranks[name], settings.scaling)
+                else:
+                    parts[name] = removed_part(layer.weight, ranks[name], settings.scaling, rule)
             except TargetError as error:
                 raise TargetError(error.what, where=name, mend=error.mend) from None
             removed += float(parts[name].values.square().sum())
@@ -194,6 +223,19 @@ def removed_parts(model: LanguageModel, settings: KaSASettings, run: Run) -> dic
             task.advance(1)
     run.measures["removed_norm_share"] = (removed / whole) ** 0.5  # ||W - W_world||_F / ||W||_F over all layers
     return parts
+
+
+def _used(model: LanguageModel, settings: KaSASettings, run: Run, context: RecordSet | None) -> dict[str, Covariance]:
+    """The covariance of every target layer's inputs on ``context``."""
+    options: dict[str, Any] = {"tokens": SAMPLE_TOKENS, "answers": True, "seed": run.seed}
+    sequences = calibration_sequences(model, context, **options)[:SAMPLES] if context is not None else []
+    if not sequences:
+        mend = "give facts, examples or texts, or choose another truncation"
+        raise SettingsError(f'truncation "{LEAST_USED}" has nothing to find it on', mend=mend)
+    batches = token_batches(sequences, pad_token_id=model.encoder.pad_token_id)
+    index, count = process_of_launch()
+    mine = batches[index::count]
+    return collect_covariance(model.model, mine, settings.targets, "none", run=run, total=len(mine))
 
 
 def kasa_loss(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from keeps.errors import TargetError
-from keeps.numerics.truncation import removed_count, removed_part, rounding_norm
+from keeps.numerics.truncation import least_used_part, removed_count, removed_part, rounding_norm
 
 SHAPES = [(30, 30), (40, 18), (18, 40), (20, 22)]
 
@@ -86,3 +86,25 @@ def test_the_rounding_norm_is_that_of_a_rounding(shape: tuple[int, int], dtype: 
     exact = random_weight(*shape, torch.float64)
     error = float(torch.linalg.matrix_norm(exact - exact.to(dtype).double(), 2))
     assert error < rounding_norm(exact.to(dtype)) < 3 * error
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_least_used_directions_lose_less_output_than_any_other_projection(shape: tuple[int, int]) -> None:
+    weight, rank = random_weight(*shape, torch.float64), 4
+    inputs = random_weight(shape[1], 200, torch.float64) * torch.logspace(2, -2, shape[1])[:, None]
+    part = least_used_part(weight, inputs @ inputs.T, rank, 2.0)
+    lost = float((2.0 * part.b @ part.a @ inputs).square().sum())
+    values = torch.linalg.svdvals(weight @ inputs)  # Eckart and Young: no W' of this rank loses less
+    assert lost == pytest.approx(float(values[max(len(values) - rank, 0) :].square().sum()), rel=1e-6, abs=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    other = torch.linalg.qr(torch.randn(shape[0], rank, generator=generator, dtype=torch.float64)).Q
+    assert lost < float((other @ (other.T @ weight) @ inputs).square().sum())
+    torch.testing.assert_close(part.b.norm(dim=0), part.a.norm(dim=1))
+
+
+def test_least_used_directions_refuse_what_leaves_nothing_and_what_is_not_finite() -> None:
+    weight, covariance = random_weight(6, 5), torch.eye(5)
+    with pytest.raises(TargetError, match="cannot be removed"):
+        least_used_part(weight, covariance, 6, 1.0)
+    with pytest.raises(TargetError, match="NaN"):
+        least_used_part(weight, covariance * float("nan"), 2, 1.0)
