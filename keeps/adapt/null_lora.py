@@ -97,7 +97,6 @@ class NullLoRASettings(AdapterSettings):
     paper="ours, after arXiv:2103.07113 and arXiv:2103.09762",
     summary="LoRA kept out of the directions that the keep set uses, with a stated and checked bound on the change.",
     needs=("learn", "keep"),
-    forms=("lora", "residual", "merged"),
 )
 class NullLoRA:
     """Low-rank adaptation in the null space of what is to be kept."""
@@ -106,6 +105,11 @@ class NullLoRA:
 
     def __init__(self, settings: NullLoRASettings) -> None:
         self.settings = settings
+
+    @staticmethod
+    def forms(settings: NullLoRASettings) -> tuple[str, ...]:
+        """Where training starts from the weights themselves, the base is reduced."""
+        return ("lora", "residual", "merged") if settings.init == "corda" else ("lora", "merged")
 
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run

@@ -62,6 +62,6 @@ def check_export(method: str, settings: Mapping[str, Any] | Settings | None, for
         UnknownNameError: there is no such method, setting or form.
         SettingsError: a setting is wrong, or results of this method with these settings have other forms.
     """
-    info = find_method(method)
+    info = find_method(method, "adapt")
     info.check_form(form, chosen_settings(info, settings))
     check_new(out)

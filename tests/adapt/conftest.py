@@ -13,10 +13,11 @@ from torch import Tensor
 
 from keeps.contracts import Run
 from keeps.data.records import Example, RecordSet
+from keeps.errors import KeepsError
 from keeps.models import LanguageModel
 from keeps.models.changes import load_change, source_of
 from keeps.models.logits import CHECK_TEXTS, check_logits, largest_difference
-from keeps.registry import find_method
+from keeps.registry import FORMS, find_method
 from keeps.weights import load_tensors
 
 LEARN = RecordSet("learn", tuple(Example(f"l{n}", f"The number after {n} is", str(n + 1)) for n in range(12)))
@@ -91,6 +92,9 @@ class Contract:
         assert record.data["learn"] == self.learn.fingerprint
         if record.kind == "adapter":
             assert 0 <= record.measures["export_difference"] < 1e-4
+        info = find_method(method, "adapt")
+        forms = info.forms_with(info.settings.from_mapping(record.settings))
+        assert set(forms) == {form for form in FORMS if _has_form(change, form)}, "said before training, true after it"
         names = {path.name for path in change.folder.iterdir()}
         assert "start.safetensors" not in names
         assert not any(name.endswith(".partial") for name in names)
@@ -107,6 +111,14 @@ class Contract:
 def tensors_of(folder: Path) -> dict[str, Tensor]:
     """All tensors of a run's folder."""
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_tensors(path).items()}
+
+
+def _has_form(change: Any, form: str) -> bool:
+    try:
+        change.check_form(form)
+    except KeepsError:
+        return False
+    return True
 
 
 def _plainly_loaded(folder: Path, base: str) -> Any:
