@@ -53,9 +53,9 @@ def from_main(make: Callable[[], T], *, device: str = "cpu") -> T:
     """
     if process_count() == 1:
         return make()
-    from keeps.training.circumstances import refuse_sharding
+    from keeps.training.sharding import wants_sharding
 
-    refuse_sharding()  # before minutes are spent
+    wants_sharding()  # refuses, before minutes are spent, what cannot be done
     if not is_main_process():
         found = _broadcast(None, device)
         if isinstance(found, _Failure):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from keeps.errors import SettingsError
+from keeps.training.sharding import wants_sharding
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def fresh_accelerator(device: str, precision: str) -> Iterator[Any]:
     process. The state is set aside for the duration and put back, so that two runs of differing
     precision, or a run inside a program that uses accelerate itself, do not meet.
     """
-    refuse_sharding()
+    sharded = wants_sharding()
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
     from accelerate.utils import DistributedType
@@ -38,30 +38,17 @@ def fresh_accelerator(device: str, precision: str) -> Iterator[Any]:
             mixed_precision="bf16" if precision == "bfloat16" else "no", cpu=torch.device(device).type == "cpu"
         )
         plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        if accelerator.distributed_type not in plain:
+        if accelerator.distributed_type not in ((*plain, DistributedType.FSDP) if sharded else plain):
             raise SettingsError(
                 f"training does not run under {accelerator.distributed_type.value}",
                 where="accelerate configuration",
-                mend="choose one process or plain data parallelism (accelerate launch --multi_gpu)",
+                mend="choose one process, data parallelism (--multi_gpu) or FSDP (--use_fsdp --fsdp_version 2)",
             )
         yield accelerator
     finally:
         for state, values in zip(shared, before, strict=True):
             state.clear()
             state.update(values)
-
-
-def refuse_sharding() -> None:
-    """Refuse a launch that asks for FSDP: the loop does not shard, and on a CPU accelerate ignores the wish in silence.
-
-    Raises:
-        SettingsError: the launch was given ``--use_fsdp``, or a configuration that says so.
-    """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
-        mend = (
-            "leave --use_fsdp out (accelerate launch --multi_gpu), and choose a model of which each card holds a copy"
-        )
-        raise SettingsError("training does not shard a model over processes", where="accelerate launch", mend=mend)
 
 
 @dataclass

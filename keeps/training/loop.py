@@ -22,9 +22,10 @@ from keeps.training.circumstances import (
     stop_requests,
 )
 from keeps.training.history import TrainingHistory
-from keeps.training.losses import PackedLoss
+from keeps.training.losses import AnswerLoss, PackedLoss
 from keeps.training.optimiser import learning_rate_at, load_state_tensors, state_tensors
 from keeps.training.settings import TrainingSettings
+from keeps.training.sharding import Shards, own_part, parted_like, wants_sharding, whole
 from keeps.training.steps import Gradient, Loss, Regulariser, Stepper
 from keeps.weights import check_writable
 
@@ -73,14 +74,20 @@ def train(
     was_training = module.training
     with fresh_accelerator(run.device, settings.precision) as accelerator, stop_requests() as stop:
         device = accelerator.device if accelerator.num_processes > 1 else torch.device(run.device)
-        module.to(device)
+        sharded = wants_sharding() and accelerator.num_processes > 1
+        if sharded:
+            _check_shardable(regulariser, after_step, loss)
+        else:
+            module.to(device)
         module.train()
         try:
             longest = max(len(example.input_ids) for example in examples)
             with own_random_numbers(device), attention_for(module, longest, device):
+                shards = Shards(module, device) if sharded else None
+                work = module if shards is None else shards.module
                 stepper = Stepper(
-                    module,
-                    parameters,
+                    work,
+                    parameters if shards is None else _trainable(work),
                     examples,
                     settings,
                     seed=run.seed,
@@ -89,11 +96,24 @@ def train(
                     pad_token_id=pad_token_id,
                     regulariser=regulariser,
                     loss=loss,
+                    sharded=sharded,
                 )
-                return _Loop(stepper, run, store, stop, after_step)()
+                history = _Loop(stepper, run, store, stop, after_step)()
+                if shards is not None:
+                    shards.copy_back()
+                return history
         finally:
             module.train(was_training)
             module.zero_grad(set_to_none=True)
+
+
+def _check_shardable(regulariser: Regulariser | None, after_step: AfterStep | None, loss: Loss) -> None:
+    """Refuse what reads whole weights or hooks into layers: of a sharded model there are only parts to read."""
+    if regulariser is None and after_step is None and loss in (AnswerLoss, PackedLoss):
+        return
+    what = "this method reads or changes whole weights while it trains, so its model cannot be sharded"
+    mend = "leave --use_fsdp out (accelerate launch --multi_gpu), or choose a method that only trains, such as lora"
+    raise SettingsError(what, where="accelerate launch", mend=mend)
 
 
 def total_steps(settings: TrainingSettings, examples: int) -> int:
@@ -141,7 +161,7 @@ class _Loop:
                 while position.step < self.total and not position.stopped_early:
                     self._step(task)
                     stopping = self.stepper.any_process(self.stop.signal != 0)
-                    if stopping or time.monotonic() - self.saved >= self.settings.checkpoint_every:
+                    if stopping or self._due():
                         self._save()
                     if stopping:
                         raise KeyboardInterrupt
@@ -152,7 +172,8 @@ class _Loop:
                 mend="give the same command with --resume to continue from the checkpoint",
             ) from None
         self._count_seconds()
-        if position.step > first_step and position.seconds >= self.settings.checkpoint_every > 0:
+        long = position.step > first_step and position.seconds >= self.settings.checkpoint_every > 0
+        if self._agreed(long):
             self._save()  # what follows training may be interrupted too
         return self._finish()
 
@@ -172,7 +193,9 @@ class _Loop:
         tensors, self.position = found
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(tensors.pop(f"value/{name}"))
+                parameter.copy_(parted_like(tensors.pop(f"value/{name}"), parameter))
+                for key in [key for key in tensors if key.partition("/")[2] == name]:
+                    tensors[key] = parted_like(tensors[key], parameter)
         load_state_tensors(self.stepper.optimiser, tensors, self.names)
         self.run.curves.extend(self.position.curves)
         self.run.progress.message(f"continuing after step {self.position.step} of {self.total}")
@@ -200,18 +223,32 @@ class _Loop:
     def _count_seconds(self) -> None:
         self.position.seconds = self.seconds_before + time.monotonic() - self.started
 
+    def _due(self) -> bool:
+        return self._agreed(time.monotonic() - self.saved >= self.settings.checkpoint_every)
+
+    def _agreed(self, wish: bool) -> bool:
+        """``wish``, or where saving takes all processes, whether one of them has it."""
+        return self.stepper.any_process(wish) if self.stepper.sharded else wish
+
     def _save(self) -> None:
         self.saved = time.monotonic()
-        if not self.stepper.accelerator.is_main_process:
+        main = self.stepper.accelerator.is_main_process
+        if not (main or self.stepper.sharded):
+            return
+        values: dict[str, torch.Tensor] = {f"value/{name}": value for name, value in self.stepper.parameters.items()}
+        values |= state_tensors(self.stepper.optimiser, self.names)
+        with torch.no_grad():
+            values = {name: whole(value) for name, value in values.items()}  # all processes take part
+        if not main:
             return
         self._count_seconds()
         self.position.curves = self.run.curves[self.first_curve :]
-        values = {f"value/{name}": parameter for name, parameter in self.stepper.parameters.items()}
-        self.store.save(values | state_tensors(self.stepper.optimiser, self.names), self.position)
+        self.store.save(values, self.position)
 
     def _diverged(self, gradient: Gradient, rate: float) -> TrainingError:
         """The error for a loss that is no number, after keeping the state from before the bad step."""
-        if all(bool(parameter.isfinite().all()) for parameter in self.stepper.parameters.values()):
+        bad = any(not bool(own_part(parameter).isfinite().all()) for parameter in self.stepper.parameters.values())
+        if not self.stepper.any_process(bad):
             self._save()
         advice = [f"lower learning_rate (it was {rate:.2g} in this step)"]
         if self.settings.clip > 1:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from keeps.training.settings import TrainingSettings
+from keeps.training.sharding import is_shard
 
 
 def make_optimiser(parameters: Mapping[str, torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101); decay applies to matrices, not to biases and norms."""
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for sharded in (False, True):  # a fused update takes the ones or the others
+        mine = [parameter for parameter in parameters.values() if is_shard(parameter) == sharded]
+        matrices = [parameter for parameter in mine if parameter.ndim >= 2]
+        vectors = [parameter for parameter in mine if parameter.ndim < 2]
+        groups += [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
     betas = (0.9, settings.beta2)
     chosen = [group for group in groups if group["params"]]

@@ -19,6 +19,7 @@ from keeps.training.batches import Order, TokenizedExample, collate, stable_seed
 from keeps.training.losses import PackedLoss
 from keeps.training.optimiser import make_optimiser
 from keeps.training.settings import TrainingSettings
+from keeps.training.sharding import average_whole_gradients, clip_gradients
 
 Regulariser = Callable[[nn.Module], "Tensor | None"]
 Loss = Callable[[nn.Module], nn.Module]  # of a model: a module whose forward(Batch) gives the summed loss
@@ -41,6 +42,7 @@ class Stepper:
         accelerator: an ``accelerate.Accelerator``, which knows processes and mixed precision.
         regulariser: gives a scalar that is added to the mean loss, or None.
         loss: makes the module that is called with each :class:`Batch`, by default the cross-entropy alone.
+        sharded: the module is that of :class:`keeps.training.sharding.Shards`.
     """
 
     def __init__(
@@ -56,11 +58,15 @@ class Stepper:
         pad_token_id: int,
         regulariser: Regulariser | None = None,
         loss: Loss = PackedLoss,
+        sharded: bool = False,
     ) -> None:
         self.module, self.parameters, self.settings = module, parameters, settings
         self.order = Order(examples, settings.batch_size, settings.accumulation, seed)
         self.optimiser = make_optimiser(parameters, settings)
-        self.wrapped = accelerator.prepare_model(loss(module), device_placement=False)
+        # a sharded module averages its gradients itself
+        made = loss(module)
+        self.wrapped = made if sharded else accelerator.prepare_model(made, device_placement=False)
+        self.sharded = sharded
         self.accelerator, self.device = accelerator, device
         self.pad_token_id, self.regulariser = pad_token_id, regulariser
 
@@ -76,13 +82,21 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
         for number, part in enumerate(passes, start=1):
-            with nullcontext() if number == len(passes) else accelerator.no_sync(self.wrapped):
+            last = number == len(passes)
+            with nullcontext() if last or self.sharded else accelerator.no_sync(self.wrapped):
                 loss = self.wrapped(collate(part, self.pad_token_id).to(self.device))
                 accelerator.backward(self._objective(loss * scale, len(passes)))
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        norm = self._clip()
         tokens = sum(len(example.input_ids) for example in examples)
         return Gradient(self._over_processes(total) / answer_tokens, float(norm), tokens, answer_tokens)
+
+    def _clip(self) -> Tensor:
+        """The norm of the gradient, which is at most ``clip`` afterwards."""
+        if not self.sharded:
+            return torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        average_whole_gradients(self.parameters.values())
+        return clip_gradients(self.parameters, self.settings.clip)
 
     def update(self, rate: float) -> None:
         """Take the step with learning rate ``rate``."""

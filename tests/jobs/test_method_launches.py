@@ -63,17 +63,33 @@ def run_of(workspace: Path) -> tuple[str, dict[str, torch.Tensor], dict[int, flo
     return run.id, tensors, losses, {path.name for path in folder.iterdir()}
 
 
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_CPU": "true"}
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_two_processes_give_the_losses_and_the_adapter_of_one(
     commands: Any, small_job: Any, tmp_path: Path, name: str
 ) -> None:
-    settings = {**COMMON, **OWN[name]}
-    method = name.removesuffix("_leash")
+    check_two_processes(commands, small_job, tmp_path, name.removesuffix("_leash"), OWN[name])
+
+
+@pytest.mark.parametrize("method", ["lora", "corda", "full"])
+def test_two_processes_that_shard_the_model_give_the_losses_and_the_result_of_one(
+    commands: Any, small_job: Any, tmp_path: Path, method: str
+) -> None:
+    check_two_processes(commands, small_job, tmp_path, method, {}, **SHARDED)
+
+
+def check_two_processes(
+    commands: Any, small_job: Any, tmp_path: Path, method: str, own: dict[str, Any], **env: str
+) -> None:
+    """One process and two (with ``env``) end with the same losses, tensors and files."""
+    settings = {**COMMON, **own}
     found = []
     for count in (1, 2):
         workspace = tmp_path / str(count)
         words = small_job.words(workspace, method=method, **settings)
-        codes = on_processes(commands, words, tmp_path, count)
+        codes = on_processes(commands, words, tmp_path, count, **(env if count > 1 else {}))
         assert codes == [0] * count, "".join(path.read_text()[-3000:] for path in tmp_path.glob("output*"))
         found.append(run_of(workspace))
     (one_id, one, one_losses, one_files), (two_id, two, two_losses, two_files) = found
@@ -90,13 +106,17 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one(
     assert all(value < 1e-2 for value in worst.values()), worst
 
 
-def test_a_launch_that_asks_for_sharding_is_refused_by_every_process(
-    commands: Any, small_job: Any, tmp_path: Path
-) -> None:
-    words = small_job.words(tmp_path / "space", **COMMON)
-    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_USE_CPU": "true"}
-    assert on_processes(commands, words, tmp_path, 2, **sharded) == [2, 2]
+def test_a_method_that_reads_whole_weights_refuses_to_be_sharded(commands: Any, small_job: Any, tmp_path: Path) -> None:
+    words = small_job.words(tmp_path / "space", method="kl", **COMMON)
+    assert on_processes(commands, words, tmp_path, 2, **SHARDED) == [2, 2]
     for rank in range(2):
         said = (tmp_path / f"output{rank}").read_text()
-        assert said.startswith("keeps: error: training does not shard a model over processes")
+        assert "keeps: error: this method reads or changes whole weights while it trains" in said
         assert "leave --use_fsdp out" in said
+
+
+def test_the_first_version_of_fsdp_is_refused_by_every_process(commands: Any, small_job: Any, tmp_path: Path) -> None:
+    words = small_job.words(tmp_path / "space", **COMMON)
+    assert on_processes(commands, words, tmp_path, 2, **{**SHARDED, "FSDP_VERSION": "1"}) == [2, 2]
+    for rank in range(2):
+        assert "--fsdp_version 2" in (tmp_path / f"output{rank}").read_text()

@@ -131,6 +131,33 @@ def test_two_processes_give_the_result_of_one(workers: Any, tmp_path: Path, kind
     assert_close(Path(one["out"]), Path(two["out"]))
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_processes_that_shard_the_model_give_the_result_of_one(workers: Any, tmp_path: Path, kind: str) -> None:
+    one, two = undropped(tmp_path / "one", kind), undropped(tmp_path / "two", kind)
+    finish(workers, one)
+    assert sharded(workers, two) == [0, 0]
+    assert_close(Path(one["out"]), Path(two["out"]))
+    (stored,) = (tmp_path / "two" / "run" / "checkpoint").iterdir()
+    (expected,) = (tmp_path / "one" / "run" / "checkpoint").iterdir()
+    assert_close(expected, stored)  # whole tensors, which any number of processes can continue from
+
+
+def test_a_sharded_run_continues_one_that_was_killed_on_one_process(workers: Any, tmp_path: Path) -> None:
+    one, two = undropped(tmp_path / "one", "full"), undropped(tmp_path / "two", "full")
+    finish(workers, one)
+    assert workers.wait(workers.start({**two, "die_at_rename": 4})) == -signal.SIGKILL
+    assert sharded(workers, {**two, "resume": True}) == [0, 0]
+    assert_close(Path(one["out"]), Path(two["out"]))
+
+
+def sharded(workers: Any, job: dict[str, Any]) -> list[int]:
+    """The exit states of two processes that train a sharded model together."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    common |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    started = [workers.start(job, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    return [workers.wait(process) for process in started]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_accelerate_launch_on_two_processes_gives_the_result_of_one(workers: Any, tmp_path: Path, kind: str) -> None:
