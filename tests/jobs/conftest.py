@@ -43,8 +43,8 @@ class SmallJob:
         }
 
     def words(self, workspace: Path, *more: str, method: str = "lora", **settings: Any) -> list[str]:
-        """The same as words of the command line."""
-        options = {**self.settings, **settings}
+        """The same as words of the command line; a setting of None is left out."""
+        options = {name: value for name, value in {**self.settings, **settings}.items() if value is not None}
         words = ["adapt", "--learn", self.learn, "--keep", self.keep, "--model", self.model, "--method", method]
         words += [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         return [*words, "--workspace", str(workspace), "--device", "cpu", "--quiet", *more]

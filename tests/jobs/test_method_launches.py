@@ -77,7 +77,8 @@ def test_two_processes_give_the_losses_and_the_adapter_of_one(
 def test_two_processes_that_shard_the_model_give_the_losses_and_the_result_of_one(
     commands: Any, small_job: Any, tmp_path: Path, method: str
 ) -> None:
-    check_two_processes(commands, small_job, tmp_path, method, {}, **SHARDED)
+    own: dict[str, Any] = {"rank": None} if method == "full" else {}
+    check_two_processes(commands, small_job, tmp_path, method, own, **SHARDED)
 
 
 def check_two_processes(
