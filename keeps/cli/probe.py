@@ -19,13 +19,15 @@ EXAMPLES = (
     "keeps probe kgquiz --data triples.tsv --limit 300 --out ./quiz",
     "keeps probe --model smollm2-135m --model corda-3f --data questions.jsonl",
     "keeps probe kgquiz --help-all",
+    "keeps probe --model openai:http://localhost:8000/v1#MODEL --data world:capital",
 )
 
 System = Annotated[str, typer.Argument(metavar="SYSTEM", help="What to ask; keeps methods --verb probe lists all.")]
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", help="Model, run or folder of a run; repeat it, and the others are compared with the first."
+        "--model",
+        help="Model, run, folder of a run or openai:URL#MODEL; repeat it, and the others are compared with the first.",
     ),
 ]
 Data = Annotated[

@@ -43,7 +43,7 @@ def read_records(path: Path | str, *, limit: int | None = None) -> RecordSet:
     'Oslo'
     """
     name = str(path)
-    rows = hub_rows(name.removeprefix(HUB)) if name.startswith(HUB) else _file_rows(Path(path))
+    rows = hub_rows(name.removeprefix(HUB)) if name.startswith(HUB) else file_rows(Path(path))
     if limit is not None and limit < 1:
         raise InputFileError(f"the limit is {limit} rows", where=name, mend="choose at least 1, or none")
     records = tuple(_numbered(islice(rows, limit)))
@@ -52,7 +52,12 @@ def read_records(path: Path | str, *, limit: int | None = None) -> RecordSet:
     return RecordSet(name, records)
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file of any format that is read here.
+
+    Raises:
+        InputFileError: the file is missing, unreadable, damaged, or not of the format of its name.
+    """
     mode = path_mode(path)
     if mode is None:
         raise InputFileError("there is no such file", where=str(path), mend=_alike(path))

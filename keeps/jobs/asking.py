@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keeps.contracts import Probe, Progress, Run
+from keeps.errors import SettingsError
 from keeps.jobs.models import Named, changed, load_base, marks_for, stored_marks
 from keeps.ledger.store import Ledger
+from keeps.models.remote_completion import is_remote
 from keeps.probe.journal import Journal
 
 if TYPE_CHECKING:
@@ -64,7 +66,14 @@ class Asking:
             return asked(self.ledger, model, questions, named.name, self.progress, seed=seed)
 
     def marks(self, named: Named) -> Mapping[str, str] | None:
-        """What the base model of ``named`` knows of the world; measured now where nobody has yet."""
+        """What the base model of ``named`` knows of the world; measured now where nobody has yet.
+
+        Raises:
+            SettingsError: it is a server's, whose marks nobody measures.
+        """
+        if is_remote(named.model):
+            mend = "name data without known, uncertain or unknown, such as world:capital, or name a local model first"
+            raise SettingsError("what a server's model knows has not been marked", where=named.name, mend=mend)
         fingerprint = named.base_fingerprint
         stored = None if fingerprint is None else stored_marks(fingerprint)
         return stored or marks_for(self.base(named), "world:known", progress=self.progress)

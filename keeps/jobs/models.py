@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from keeps.contracts import ChangeRecord, Progress, SilentProgress
 from keeps.data.rows import path_mode
@@ -16,6 +16,7 @@ from keeps.jobs.data import names_marks
 from keeps.jobs.processes import own_device
 from keeps.ledger.records import RunRecord
 from keeps.ledger.workspace import Workspace
+from keeps.models.remote_completion import is_remote, remote_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,12 +73,15 @@ def how_to_finish(run: RunRecord) -> str:
 
 
 def resolve(name: str, workspace: Workspace) -> Named:
-    """What ``name`` means: a run of the workspace (id or unique prefix), a run's folder, else a model.
+    """What ``name`` means: a run of the workspace (id or unique prefix), a run's folder, a server's or another model.
 
     Raises:
         UnknownNameError: several runs begin with ``name``.
         StorageError: the folder's ``change.json`` is damaged or of another version.
+        SettingsError: a server's address is none.
     """
+    if is_remote(name):
+        return Named(remote_model(name).name, name)
     folder = Path(name)
     if path_mode(folder / "change.json") is not None:
         record = ChangeRecord.read(folder)
@@ -100,7 +104,9 @@ def _run_of(name: str, workspace: Workspace, *, exact: bool = False) -> RunRecor
 
 
 def load_base(named: Named, *, device: str | None = None, progress: Progress | None = None) -> LanguageModel:
-    """The model under ``named``, without its change."""
+    """The model under ``named``, without its change; that of a server can be asked, and has no weights."""
+    if is_remote(named.model):
+        return cast("LanguageModel", remote_model(named.model))
     from keeps.models.language_model import LanguageModel
 
     return LanguageModel.load(named.model, device=own_device(device), progress=progress)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from keeps.models.batching import length_batches, pad_right
 from keeps.models.cache import CacheState
@@ -22,6 +23,7 @@ from keeps.models.stopping import StopRule
 
 CALL_COST = 256  # tokens that a batch of its own must save: it pays for every step of decoding once more
 COMPACT_SHARE = 0.75  # finished rows leave the batch when at most this share of it is still going
+Choose = Callable[[Sequence[int], Tensor], list[int]]  # the next token of each of these rows, of (rows, vocabulary)
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,21 @@ def _batch(
         scores.append((sum(logprobs[here : place - 1]), accepted == len(draft)))
     if state is None:
         contexts = [row[:head] for row, head in zip(rows, heads, strict=True)]
-        _decode_without_cache(engine, contexts, started, ending)
+        decode_without_cache(engine, contexts, started, ending, most_likely)
     else:
         rejected = [len(draft) + 1 - len(tokens) for draft, tokens in zip(drafts, started, strict=True)]
         state.forget(torch.tensor(rejected, device=engine.device))
-        _decode(engine, state, started, ending)
+        decode(engine, state, started, ending, most_likely)
     return [Continued(tokens, *score) for tokens, score in zip(started, scores, strict=True)]
 
 
-def _decode(engine: Engine, state: CacheState, tokens: list[list[int]], ending: Ending) -> None:
+def most_likely(rows: Sequence[int], logits: Tensor) -> list[int]:
+    """The greedy choice."""
+    del rows
+    return logits.argmax(-1).tolist()
+
+
+def decode(engine: Engine, state: CacheState, tokens: list[list[int]], ending: Ending, choose: Choose) -> None:
     """Extend each list of ``tokens``, whose last one has not been fed yet, until it is finished."""
     rows = list(range(len(tokens)))  # which list each row of the batch belongs to
     alive = [row for row in rows if not ending.finished(tokens[row])]
@@ -128,27 +136,30 @@ def _decode(engine: Engine, state: CacheState, tokens: list[list[int]], ending: 
         if len(alive) <= COMPACT_SHARE * len(rows):
             state = state.select(torch.tensor([rows.index(row) for row in alive], device=engine.device))
             rows = alive
-        argmax = _next_tokens(engine, [[tokens[row][-1]] for row in rows], state)
+        chosen = choose(rows, last_logits(engine, [[tokens[row][-1]] for row in rows], state))
         going = set(alive)
-        for row, token in zip(rows, argmax, strict=True):
+        for row, token in zip(rows, chosen, strict=True):
             if row in going:
                 tokens[row].append(token)
         alive = [row for row in alive if not ending.finished(tokens[row])]
 
 
-def _decode_without_cache(engine: Engine, contexts: list[Tokens], tokens: list[list[int]], ending: Ending) -> None:
+def decode_without_cache(
+    engine: Engine, contexts: Sequence[Tokens], tokens: list[list[int]], ending: Ending, choose: Choose
+) -> None:
     """The same for models whose cache cannot be used this way: everything is fed again for each token."""
     alive = [row for row in range(len(tokens)) if not ending.finished(tokens[row])]
     while alive:
-        argmax = _next_tokens(engine, [[*contexts[row], *tokens[row]] for row in alive], None)
-        for row, token in zip(alive, argmax, strict=True):
+        chosen = choose(alive, last_logits(engine, [[*contexts[row], *tokens[row]] for row in alive], None))
+        for row, token in zip(alive, chosen, strict=True):
             tokens[row].append(token)
         alive = [row for row in alive if not ending.finished(tokens[row])]
 
 
-def _next_tokens(engine: Engine, rows: list[Tokens], state: CacheState | None) -> list[int]:
+def last_logits(engine: Engine, rows: Sequence[Tokens], state: CacheState | None) -> Tensor:
+    """Feed ``rows``; the logits behind each one's last token, ``(rows, vocabulary)``."""
     ids, mask = pad_right(rows, engine.pad_token_id, engine.device)
     positions = torch.zeros_like(mask, dtype=torch.bool)
     positions[range(len(rows)), [len(row) - 1 for row in rows]] = True
     hidden, head = read_positions(engine.model, ids, mask, positions, past=state)
-    return head(hidden).argmax(-1).tolist()
+    return head(hidden)

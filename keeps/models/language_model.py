@@ -14,19 +14,22 @@ from torch import Tensor, nn
 from keeps.contracts import Answer, Progress
 from keeps.errors import RecordError, SettingsError
 from keeps.models.checks import Pair, check_context, check_lengths, check_list, checked_pairs, located, short
+from keeps.models.encoded import EncodedScoring
 from keeps.models.generation import Ending, continue_greedily
 from keeps.models.limits import context_length, engine_for
 from keeps.models.pooling import mean_states
 from keeps.models.projection import evaluating, hidden_states
+from keeps.models.sampling import Sampling
 from keeps.models.scores import AnswerScore, Asked, ChoiceScore, TextScore
 from keeps.models.scoring import Advance, Engine, score_pairs, text_config
 from keeps.models.stopping import StopRule
+from keeps.models.token_scores import TokenScoring
 from keeps.models.tokens import TextEncoder
 from keeps.models.windows import text_windows
 from keeps.weights import fingerprint_tensors
 
 
-class LanguageModel:
+class LanguageModel(TokenScoring, EncodedScoring, Sampling):
     """Scores and generates over any number of items: batched by length, common beginnings shared.
 
     ``model`` may be a transformers causal language model or a PeftModel over one, and its weights may
@@ -197,10 +200,7 @@ class LanguageModel:
         ]
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str] | None = None) -> list[Answer]:
-        """Answer each question by greedy decoding to the end of the first line or sentence.
-
-        A context goes in front of its question, on lines of its own.
-        """
+        """Answer each question, its context on lines before it, greedily to the end of the first line or sentence."""
         if contexts is not None:
             check_lengths(questions, contexts, "contexts")
             questions = [f"{c}\n\n{q}" if c else q for q, c in zip(questions, contexts, strict=True)]
@@ -276,9 +276,8 @@ class LanguageModel:
         Returns:
             Each text, and whether it ended by itself rather than at ``max_new_tokens``.
         """
-        limit = self.context_length
         for number, (context, label) in enumerate(zip(contexts, labels, strict=True)):
-            check_context(number, label, len(context) + max_new_tokens, limit, self.name)
+            check_context(number, label, len(context) + max_new_tokens, self.context_length, self.name)
         ending = self._ending(max_new_tokens, rule or StopRule(()))
         with self._reading() as engine:
             found = continue_greedily(engine, contexts, [[] for _ in contexts], ending, advance=advance)

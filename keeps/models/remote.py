@@ -9,14 +9,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from keeps.contracts import Answer
 from keeps.errors import ModelLoadError, SettingsError
-from keeps.models.chat import Conversation, Reply, answers_of, checked
+from keeps.models.chat import Conversation, Message, Reply, answers_of, checked
+from keeps.models.checks import check_lengths
+from keeps.models.stopping import StopRule
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)  # states that a second try may find changed
 LONGEST_PAUSE = 60.0  # seconds
@@ -72,14 +74,48 @@ class RemoteChat:
         """Each question as the user's turn, its context in front; see :class:`keeps.contracts.Answerer`."""
         return answers_of(self, questions, contexts)
 
-    def _complete(self, messages: list[dict[str, str]], max_new_tokens: int) -> Reply:
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        temperature: float,
+        top_p: float = 1.0,
+        max_new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        advance: Callable[[float], None] | None = None,
+    ) -> list[str]:
+        """Each prompt as the user's turn, sampled; servers that know no seeds draw as they like.
+
+        Raises:
+            RecordError: there are not as many seeds as prompts.
+            ModelLoadError: the server cannot be reached, refuses, or answers something else.
+        """
+        check_lengths(prompts, seeds, "seeds")
+        rule = StopRule(tuple(stop))
+
+        def ask(item: tuple[str, int]) -> str:
+            turn = checked([Message("user", item[0])], repr(item[0][:60]))
+            options = {"temperature": temperature, "top_p": top_p, "seed": item[1]}
+            text = rule.cut(self._complete(turn, max_new_tokens, options).text)
+            if advance:
+                advance(1)
+            return text
+
+        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+            return list(pool.map(ask, zip(prompts, seeds, strict=True)))
+
+    def _complete(
+        self, messages: list[dict[str, str]], max_new_tokens: int, options: Mapping[str, Any] | None = None
+    ) -> Reply:
         body = {
             "model": self.model,
             "messages": messages,
             "max_tokens": max_new_tokens,
             "temperature": self.temperature,
+            **(options or {}),
         }
-        found = self._post("/chat/completions", body)
+        found = self.post("/chat/completions", body)
         try:
             choice = found["choices"][0]
             text = choice["message"]["content"]
@@ -87,10 +123,18 @@ class RemoteChat:
                 raise TypeError("content is no text")
         except (KeyError, IndexError, TypeError) as error:
             what = f"the server's reply has no choices[0].message.content ({error})"
-            raise self._error(what, "check that it speaks the chat completions protocol") from None
+            raise self.error(what, "check that it speaks the chat completions protocol") from None
         return Reply(text.strip(), choice.get("finish_reason") != "length")
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], *, refusals: Collection[int] = ()) -> Any:
+        """The JSON that ``base_url/path`` answers to ``body``; transient failures are tried again.
+
+        Args:
+            refusals: states of HTTP that mean that the server does not know such a request; None is returned.
+
+        Raises:
+            ModelLoadError: the server cannot be reached, refuses, or answers something else.
+        """
         headers = {"Content-Type": "application/json"}
         if self.key_variable:
             headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
@@ -102,13 +146,15 @@ class RemoteChat:
                     return json.loads(response.read())
             except urllib.error.HTTPError as error:
                 failure, wait = self._refused(error), error.headers.get("Retry-After")
+                if error.code in refusals and (error.code not in TRANSIENT or attempt == self.retries):
+                    return None
                 if error.code not in TRANSIENT:
                     raise failure from None
             except (OSError, http.client.HTTPException) as error:  # refused, unknown host, time-out, cut off
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                failure, wait = self._error(f"the server gives no reply ({reason})", "check the address"), None
+                failure, wait = self.error(f"the server gives no reply ({reason})", "check the address"), None
             except ValueError as error:
-                raise self._error(f"the server's reply is not JSON ({error})", "check the address") from None
+                raise self.error(f"the server's reply is not JSON ({error})", "check the address") from None
             if attempt == self.retries:
                 raise failure
             time.sleep(min(_seconds(wait) or self.pause * 2**attempt, LONGEST_PAUSE))
@@ -122,11 +168,12 @@ class RemoteChat:
             404: "check the address and the model's name",
             429: "wait, or lower the number of workers",
         }
-        return self._error(
+        return self.error(
             f"the server answers {error.code} {error.reason} {detail}", mends.get(error.code, "see its log")
         )
 
-    def _error(self, what: str, mend: str) -> ModelLoadError:
+    def error(self, what: str, mend: str) -> ModelLoadError:
+        """What went wrong with this server, as an error that names it."""
         return ModelLoadError(what, where=f"{self.base_url}, model {self.model}", mend=mend)
 
 

@@ -1,8 +1,9 @@
 """The one scorer: log-probabilities of continuations after contexts, for any number of pairs.
 
 Contexts that are equal are computed once, whatever follows them; contexts that begin alike share the
-keys and values of that beginning; the rest is batched by length, and the vocabulary projection runs
-only where a continuation's token is predicted.
+keys and values of that beginning; the rest stands in rows without padding where the model honours
+that, else it is batched by length; and the vocabulary projection runs only where a continuation's
+token is predicted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from keeps.models.batching import length_batches, pad_right
 from keeps.models.cache import CacheState
 from keeps.models.prefix import PrefixGroup, plan_prefixes
 from keeps.models.projection import chunks, read_positions, reading_of
+from keeps.models.trees import ROW, plan_trees, reads_trees
 
 Tokens = Sequence[int]
 Advance = Callable[[float], None]
@@ -65,6 +67,20 @@ class Scored:
     greedy: bool
 
 
+@dataclass(frozen=True, order=True)
+class Wanted:
+    """The probability of ``token`` at a position of a row, which counts for pair ``number``."""
+
+    row: int
+    column: int
+    token: int
+    number: int
+
+
+# A batch: rows to feed, what is wanted of them (sorted), and what the rows have seen already.
+Read = Callable[[Engine, list[Tokens], list[Wanted], CacheState | None], None]
+
+
 @dataclass
 class Sums:
     """Running totals of all pairs."""
@@ -72,9 +88,12 @@ class Sums:
     logprob: list[float]
     greedy: list[bool]
 
-    def add(self, pair: int, logprob: float, is_argmax: bool) -> None:
-        self.logprob[pair] += logprob
-        self.greedy[pair] = self.greedy[pair] and is_argmax
+    def read(self, engine: Engine, rows: list[Tokens], wanted: list[Wanted], state: CacheState | None) -> None:
+        """Add one batch."""
+        logprobs, argmax = token_logprobs(engine, rows, wanted, state)
+        for want, logprob, best in zip(wanted, logprobs, argmax, strict=True):
+            self.logprob[want.number] += logprob
+            self.greedy[want.number] = self.greedy[want.number] and best == want.token
 
 
 @dataclass
@@ -102,6 +121,14 @@ def score_pairs(
     Every continuation token is conditioned on the whole context and the tokens before it.
     """
     sums = Sums([0.0] * len(pairs), [True] * len(pairs))
+    read_pairs(engine, pairs, sums.read, advance=advance)
+    return [Scored(*values) for values in zip(sums.logprob, sums.greedy, strict=True)]
+
+
+def read_pairs(
+    engine: Engine, pairs: Sequence[tuple[Tokens, Tokens]], read: Read, *, advance: Advance | None = None
+) -> None:
+    """Feed every pair once; ``read`` is called with each batch and gets a pair's tokens in their order."""
     cached = engine.may_cache(max((len(c) + len(t) for c, t in pairs), default=0))
     stems = _stems(pairs, merge=cached)
     # The last context token is never shared: its output predicts the first continuation token.
@@ -110,13 +137,34 @@ def score_pairs(
     for group in groups:
         members = [stems[index] for index in group.members]
         state = engine.start(members[0].context[: group.length])
+        if cached and reads_trees(engine.model):
+            members = _score_trees(engine, members, group.length, state, read, advance)
         lengths = [len(stem.row(group.length)) for stem in members]
         for batch in length_batches(lengths, budget=engine.budget, past=group.length, slots=engine.slots):
             chosen = [members[index] for index in batch]
-            _score_stems(engine, chosen, group.length, state, sums)
+            _score_stems(engine, chosen, group.length, state, read)
             if advance:
                 advance(sum(len(stem.branches) for stem in chosen))
-    return [Scored(*values) for values in zip(sums.logprob, sums.greedy, strict=True)]
+
+
+def _score_trees(
+    engine: Engine, stems: list[Stem], start: int, prefix: CacheState | None, read: Read, advance: Advance | None
+) -> list[Stem]:
+    """Stems with all their branches in rows of trees; returns the stems that are too long for one."""
+    dtype = next(engine.model.parameters()).dtype
+    branchings = [(stem.context[start:], [tokens for _, tokens in stem.branches]) for stem in stems]
+    trees, long = plan_trees(branchings, start, min(ROW, engine.budget))
+    for tree, numbers in trees:
+        wanted = [
+            Wanted(0, column, token, number)
+            for index, branches in zip(numbers, tree.columns, strict=True)
+            for (number, tokens), columns in zip(stems[index].branches, branches, strict=True)
+            for column, token in zip(columns, tokens, strict=True)
+        ]
+        read(engine, [tree.tokens], sorted(wanted), tree.state(engine.repeat(prefix, 1), engine.device, dtype))
+        if advance:
+            advance(sum(len(stems[index].branches) for index in numbers))
+    return [stems[index] for index in long]
 
 
 def _stems(pairs: Sequence[tuple[Tokens, Tokens]], *, merge: bool) -> list[Stem]:
@@ -127,21 +175,21 @@ def _stems(pairs: Sequence[tuple[Tokens, Tokens]], *, merge: bool) -> list[Stem]
     return list(stems.values())
 
 
-def _score_stems(engine: Engine, stems: list[Stem], start: int, prefix: CacheState | None, sums: Sums) -> None:
+def _score_stems(engine: Engine, stems: list[Stem], start: int, prefix: CacheState | None, read: Read) -> None:
     """One batch: all stems together, then the branches of those that have several."""
     rows = [stem.row(start) for stem in stems]
     wanted: list[Wanted] = []
     for row, stem in enumerate(stems):
         last = len(stem.context) - start - 1  # position that predicts the first continuation token
         for number, tokens in stem.branches:
-            read = tokens if stem.single else tokens[:1]
-            wanted += [Wanted(row, last + offset, token, number) for offset, token in enumerate(read)]
+            first = tokens if stem.single else tokens[:1]
+            wanted += [Wanted(row, last + offset, token, number) for offset, token in enumerate(first)]
     forked = [(row, number, tokens) for row, stem in enumerate(stems) for number, tokens in stem.branches]
     forked = [(row, number, tokens) for row, number, tokens in forked if not stems[row].single and len(tokens) > 1]
     state = engine.repeat(prefix, len(rows))
     if state is None and forked:
         state = CacheState.empty(len(rows), engine.device)
-    _read(engine, rows, wanted, state, sums)
+    read(engine, rows, sorted(wanted), state)
     if not forked or state is None:
         return
     lengths = [len(tokens) - 1 for _, _, tokens in forked]
@@ -153,37 +201,32 @@ def _score_stems(engine: Engine, stems: list[Stem], start: int, prefix: CacheSta
             for row, (_, number, tokens) in enumerate(branches)
             for offset, token in enumerate(tokens[1:])
         ]
-        _read(engine, [tokens[:-1] for _, _, tokens in branches], targets, selected, sums)
-
-
-@dataclass(frozen=True, order=True)
-class Wanted:
-    """The probability of ``token`` at a position of a row, which counts for pair ``number``."""
-
-    row: int
-    column: int
-    token: int
-    number: int
-
-
-def _read(engine: Engine, rows: list[Tokens], wanted: list[Wanted], state: CacheState | None, sums: Sums) -> None:
-    wanted = sorted(wanted)
-    logprobs, argmax = token_logprobs(engine, rows, wanted, state)
-    for want, logprob, best in zip(wanted, logprobs, argmax, strict=True):
-        sums.add(want.number, logprob, best == want.token)
+        read(engine, [tokens[:-1] for _, _, tokens in branches], targets, selected)
 
 
 def token_logprobs(
     engine: Engine, rows: list[Tokens], wanted: Sequence[Wanted], state: CacheState | None
 ) -> tuple[list[float], list[int]]:
     """Feed ``rows``; for each of ``wanted`` (sorted) its token's log-probability and the position's argmax."""
+    hidden, head, places = wanted_states(engine, rows, wanted, state)
+    tokens = torch.tensor([want.token for want in wanted], device=engine.device)
+    return _gather(hidden, head, places, tokens, vocabulary_size(engine.model))
+
+
+def wanted_states(
+    engine: Engine, rows: list[Tokens], wanted: Sequence[Wanted], state: CacheState | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor]:
+    """Feed ``rows``: the vectors that ``wanted`` (sorted) is read from, what makes logits of them, and where each is.
+
+    Returns:
+        ``(positions, width)``, the projection, and for each of ``wanted`` its row in the vectors (sorted).
+    """
     ids, mask = pad_right(rows, engine.pad_token_id, engine.device)
     positions = torch.zeros_like(mask, dtype=torch.bool)
     positions[[want.row for want in wanted], [want.column for want in wanted]] = True
     hidden, head = read_positions(engine.model, ids, mask, positions, past=state)
     places = positions.flatten().cumsum(0)[[want.row * ids.shape[1] + want.column for want in wanted]] - 1
-    tokens = torch.tensor([want.token for want in wanted], device=engine.device)
-    return _gather(hidden, head, places, tokens, vocabulary_size(engine.model))
+    return hidden, head, places
 
 
 def _gather(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keeps.contracts import Probe, Row
@@ -94,7 +95,7 @@ class ProbingSystem(ABC):
     Settings: ClassVar[type[Settings]]
     info: ClassVar[MethodInfo]
     default_data: ClassVar[str] = "world"
-    fewest_models: ClassVar[int] = 1
+    fewest_models: int = 1  # settings may ask for more
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -118,3 +119,7 @@ class ProbingSystem(ABC):
         from keeps.probe.findings import draw_rates
 
         return draw_rates(self.measure(asked, seed=seed).measures)
+
+    def write(self, folder: Path, asked: Sequence[ModelRows], *, seed: int = 0) -> None:
+        """Put files of the system's own beside its page, such as a map; by default there are none."""
+        del folder, asked, seed

@@ -20,6 +20,7 @@ from typing import Any
 from keeps.contracts import Answer
 from keeps.errors import RecordError
 from keeps.models.scores import AnswerScore, Asked, ChoiceScore, TextScore
+from keeps.models.token_scores import scores_from_json
 from keeps.weights.files import storage_error
 
 PART = 512  # items asked between two writes: large enough to batch by length and to share prefixes
@@ -30,6 +31,9 @@ CALLS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "logprob": (("prompts", "answers"), lambda value: AnswerScore(**value)),
     "generate": (("prompts",), str),
     "sample": (("prompts", "seeds"), str),
+    "token_logprobs": (("prompts", "answers"), scores_from_json),
+    "logprob_encoded": (("contexts", "continuations"), lambda value: AnswerScore(**value)),
+    "continue_encoded": (("contexts",), str),
     "text_logprob": (("texts",), lambda value: TextScore(**value)),
     "answer": (("questions", "contexts"), lambda value: Answer(**{**value, "citations": tuple(value["citations"])})),
 }

@@ -34,6 +34,7 @@ def write_page(
         _write_lines(temporary / MEASURES, (asdict(measure) for measure in findings.measures))
         rows = ({"model": model.name, **asdict(row)} for model in asked for row in model.rows)
         _write_lines(temporary / ROWS, rows)
+        system.write(temporary, asked, seed=seed)
         names = sorted(path.name for path in temporary.iterdir())
     return [final / name for name in names]
 
