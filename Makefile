@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export NO_MKDOCS_2_WARNING ?= 1
+WORKERS ?= 2  # processes of the tests: each holds the default model once
 
 .PHONY: help setup demo test slow lint format docs readme clean
 
@@ -17,10 +18,10 @@ demo: setup  ## the main job: teach the default model new facts and show what it
 	@$(BIN)/keeps run examples/demo.yaml
 
 test: setup  ## the fast tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: setup  ## the slow tests
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 lint: setup  ## style, types, import rule
 	$(BIN)/python -m ruff check .

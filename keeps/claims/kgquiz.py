@@ -33,10 +33,11 @@ from keeps.probe.sampling import stratified
 from keeps.training.adapter import AdapterSettings
 
 SEEDS = (0, 1)
+LESSON_SEEDS = SEEDS[:1]  # training is most of the time
 SETTINGS = KGQuizSettings(negatives=("ss", "random"), blank_form="completion", pool=POOL)
 TASKS = (TRUE_FALSE, CHOICE, BLANK)
 ASKED_OF = ((TRUE_FALSE, "ss"), (CHOICE, "ss"), (CHOICE, "random"), (BLANK, ""))
-LESSON = AdapterSettings(rank=16, learning_rate=5e-4, epochs=8, batch_size=16)
+LESSON = AdapterSettings(rank=16, learning_rate=5e-4, epochs=16, batch_size=16)  # chosen on 40 facts of the train part
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def model_checks(run: ClaimRun, sizes: Sizes, *, exact: bool) -> Iterator[Check]
         triples = _evenly(candidates, sizes.asked, seed)
         probe = quiz(graph, triples, seed)
         before[seed] = _rows(run, model, probe, seed)
+        if seed not in LESSON_SEEDS:
+            continue
         lesson = _evenly(triples, sizes.taught, seed + 100)
         taught[seed] = {triple.id for triple in lesson}
         after[seed] = _taught_rows(run, model, probe, lessons(graph, lesson, probe, seed), seed)
@@ -135,13 +138,13 @@ def lesson_checks(
     taught: Mapping[int, set[str]],
     run: ClaimRun,
 ) -> Iterator[Check]:
-    """Check 4 of the card, over all seeds together."""
+    """Check 4 of the card, over all lessons together."""
     told = run.tables.setdefault("right before and after teaching", {})
     for task in TASKS:
         for own in (True, False):
             pairs = [
                 (float(one.correct), float(other.correct))
-                for seed in before
+                for seed in after
                 for one, other in zip(before[seed], after[seed], strict=True)
                 if one.details["task"] == task and (one.details["fact"] in taught[seed]) is own
             ]
@@ -208,6 +211,6 @@ CLAIM = Claim(
     "of blanks stays well below; similar and type-sharing wrong names cost several points against random ones",
     paper="arXiv:2310.09725",
     seeds=SEEDS,
-    minutes=20,
+    minutes=25,
     experiment=experiment,
 )

@@ -59,7 +59,7 @@ def gold_text(item: Item) -> str:
     """What a perfect memory of the graph answers."""
     if item.task == EDITING:
         return " | ".join([*item.parts[: item.slot], item.answer, *item.parts[item.slot + 1 :]])
-    return "\n".join(" ".join(fact) for fact in item.facts) if item.task == OPEN else item.answer
+    return "\n".join(item.facts) if item.task == OPEN else item.answer
 
 
 def uniform_p(counts: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 50  # permutations counted at once
+CHUNK = 100  # permutations counted at once
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,17 @@ def routing_table(
     """
     if len(labels) != len(correct) or not len(correct):
         raise ValueError(f"{len(labels)} labels for {len(correct)} questions")
-    right, counts = _counts(labels[None], correct, k)
+    right = torch.zeros(k, correct.shape[1], dtype=torch.float64).index_add_(0, labels, correct.double())
+    counts = torch.bincount(labels, minlength=k)
+    n = counts[:, None].double()
     overall = correct.double().mean(0)
     order = global_order(overall, english)
-    n = counts[0]
-    ranked = _ranked(right, counts, overall, order, support, shrink)[0]
-    accuracy = right[0] / torch.where(n > 0, n, torch.nan)[:, None]
-    return RoutingTable(accuracy, n.long(), overall, ranked, n >= max(support, 1), order)
+    supported = counts >= max(support, 1)
+    silent = ~supported[:, None] | torch.tensor(math.isinf(shrink))
+    weight = 0.0 if math.isinf(shrink) else shrink
+    score = torch.where(silent, overall, (right + weight * overall) / (n + weight).clamp(min=1))
+    places = score[:, order].sort(dim=1, descending=True, stable=True).indices
+    return RoutingTable(right / torch.where(n > 0, n, torch.nan), counts, overall, order[places], supported, order)
 
 
 def global_order(overall: Tensor, english: int = 0) -> Tensor:
@@ -139,39 +143,28 @@ def agreement(correct: Tensor) -> Tensor:
 
 
 def permutation_p(
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    k: int,
-    *,
-    english: int = 0,
-    support: int = 0,
-    shrink: float = 0.0,
-    permutations: int = 1000,
-    seed: int = 0,
+    labels: Tensor, correct: Tensor, experts: Tensor, *, permutations: int = 1000, seed: int = 0
 ) -> float:
     """Chance of a routed accuracy this high where topics say nothing about languages.
 
-    The topics of the train questions are shuffled, a map is made of each shuffle and asked the test questions;
+    The topics of the test questions are shuffled, so that each question goes to the expert of another one's topic;
     p = (1 + shuffles at least as good) / (1 + shuffles). A language that is better on every topic makes no topic
-    effect: shuffled maps find it too.
+    effect: a map that names it everywhere has p = 1. The map must come from other questions.
 
     Args:
-        train, test: labels ``(n,)`` and correctness ``(n, L)``.
+        labels: topic of each test question, ``(n,)``.
+        correct: ``(n, L)`` bool, on the same questions.
+        experts: language of each topic, ``(k,)``.
     """
-    (labels, correct), (test_labels, test_correct) = train, test
-    table = routing_table(labels, correct, k, english=english, support=support, shrink=shrink)
-    # Right answers by topic and language: a map's accuracy is a sum over topics, whatever the number of questions.
-    gains = _counts(test_labels[None], test_correct, k)[0][0]
-    seen = int(gains.gather(1, table.experts[:, None]).sum())
+    chosen = experts[labels]
+    seen = int(routed(labels, correct, experts).sum())
     chance = torch.Generator().manual_seed(seed)
     as_good = 0
     for start in range(0, permutations, CHUNK):
         some = min(CHUNK, permutations - start)
-        shuffled = labels[torch.rand(some, len(labels), generator=chance).argsort(1)]
-        right, counts = _counts(shuffled, correct, k)
-        experts = _ranked(right, counts, table.overall, table.order, support, shrink)[:, :, 0]
-        reached = gains[None].expand(some, -1, -1).gather(2, experts[:, :, None]).sum((1, 2))
-        as_good += int((reached >= seen).sum())
+        shuffled = chosen[torch.rand(some, len(labels), generator=chance).argsort(1)]
+        reached = correct[None].expand(some, -1, -1).gather(2, shuffled[:, :, None])
+        as_good += int((reached.sum((1, 2)) >= seen).sum())
     return (1 + as_good) / (1 + permutations)
 
 
@@ -200,23 +193,3 @@ def chosen_languages(names: Sequence[Sequence[str]], languages: Sequence[str], f
     """The first of each question's named languages that is asked, as an index ``(n,)``; else ``fallback``."""
     known = {name: index for index, name in enumerate(languages)}
     return torch.tensor([next((known[name] for name in own if name in known), fallback) for own in names])
-
-
-def _counts(labels: Tensor, correct: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Right answers ``(B, k, L)`` and questions ``(B, k)`` of B labellings ``(B, n)``, float64 whole numbers."""
-    values = torch.cat([correct.double(), torch.ones(len(correct), 1, dtype=torch.float64)], 1)
-    sums = torch.zeros(len(labels), k, values.shape[1], dtype=torch.float64)
-    sums.scatter_add_(1, labels[:, :, None].expand(-1, -1, values.shape[1]), values[None].expand(len(labels), -1, -1))
-    return sums[:, :, :-1], sums[:, :, -1]
-
-
-def _ranked(right: Tensor, counts: Tensor, overall: Tensor, order: Tensor, support: int, shrink: float) -> Tensor:
-    """Languages from best to worst for every labelling and topic, ``(B, k, L)``."""
-    if math.isinf(shrink):
-        score = overall.expand_as(right)
-    else:
-        score = (right + shrink * overall) / (counts + shrink).clamp(min=1e-300)[..., None]
-    silent = counts < max(support, 1)
-    score = torch.where(silent[..., None], overall.expand_as(right), score)
-    places = score[..., order].sort(dim=-1, descending=True, stable=True).indices
-    return order[places]

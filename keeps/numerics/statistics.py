@@ -41,9 +41,10 @@ class Estimate:
     n: int
 
 
-def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Proportion:
+def wilson(successes: float, n: int, *, confidence: float = CONFIDENCE) -> Proportion:
     """Wilson score interval of ``successes`` out of ``n``; it stays inside [0, 1] even at 0 and n.
 
+    ``successes`` may be a sum of shares, one an independent unit; the interval is then rather too wide.
     With z the normal quantile: centre (p + z²/2n) / (1 + z²/n), half width
     z / (1 + z²/n) · sqrt(p(1-p)/n + z²/4n²).
 

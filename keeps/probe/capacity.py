@@ -11,15 +11,17 @@ weights hold: the names of the subjects and the answers themselves, which the qu
 Use when: you want to know how much of a set of facts sits in a model, in a unit that models of any size and
 tokenizer share; what rounding its weights costs in knowledge; whether a set fits into a small model at all.
 
-- ``--shots 4`` shows a pretrained model what form an answer has; without it, much of the loss is about the form,
-  and most of what the model knows is not credited. The solved examples are other facts, given away to the guess too.
-- ``--wordings mixture`` weighs the wordings of a fact evenly and takes the mean of the probabilities, so that one odd
-  wording costs little; ``mean`` takes that of the losses, the published p2. Either is a bound.
-- ``--among text`` (as published) takes the probability of the answer among all texts, so that a model pays for
-  not knowing what an answer looks like. ``--among answers`` takes it among the answers of the relation: the same
-  bound, tighter, at the price of asking every candidate.
-- ``--guess frequencies`` lets the guess know how often each answer occurs. Take it where a few answers are
-  common: a model that says "Europe" to every country would otherwise be credited with the difference.
+- ``--shots 4`` shows a pretrained model what form an answer has; else much of its loss is about the form. The solved
+  examples are other facts, given away to the guess too.
+- ``--predictor hedged`` lets a reader of the model fall back on the guess, q = s p + (1 - s) / |A| with one s of 17 a
+  relation, whose 1 or 5 bits are paid. It is a bound like the published one (``model``), and closer: one answer that
+  a model finds next to impossible no longer undoes ten right ones. The published figure is among the measures too.
+- ``--wordings mixture`` takes the mean of the probabilities in all wordings of a fact, ``mean`` that of the losses (the
+  published p2). Either is a bound.
+- ``--among text`` (as published) takes the probability of an answer among all texts; ``--among answers`` among the
+  answers of its relation: tighter, at the price of asking every candidate.
+- ``--guess frequencies`` lets the guess know how often each answer occurs. Take it where a few answers are common: a
+  model that says "Europe" to every country would be credited with the difference.
 - An answer that begins another one ("4" and "47") is too cheap among all texts, and a note counts these. Give
   ``--ending "."``, or ask among the answers.
 - Only the first accepted answer counts. Where several are right, as for the neighbours of a country, a model that
@@ -46,7 +48,8 @@ from keeps.contracts import Probe, ProgressTask, Question, Row, Run
 from keeps.data.select import load_records
 from keeps.errors import EmptySetError, RecordError, SettingsError
 from keeps.probe.base import Findings, ModelRows, ProbingSystem, Selection
-from keeps.probe.capacity_measures import draw_bits, measure_bits
+from keeps.probe.capacity_figure import draw_bits
+from keeps.probe.capacity_measures import Way, measure_bits
 from keeps.probe.sampling import limited
 from keeps.probe.shots import with_shots
 from keeps.registry import method
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 
 AMONG, GUESSES, WORDINGS = ("text", "answers"), ("uniform", "frequencies"), ("mixture", "mean")
 WEIGHT_BITS = (2, 3, 4, 8)
+PREDICTORS = ("hedged", "model")
 BLOCK = 64  # weights that share a scale when they are rounded
 
 
@@ -67,6 +71,9 @@ class CapacitySettings(Settings):
     among: str = setting("text", "What an answer's probability is taken among: any text, or answers", choices=AMONG)
     guess: str = setting("uniform", "What knows nothing: all answers equal, or by their frequencies", choices=GUESSES)
     wordings: str = setting("mixture", "Of several wordings: a mixture, or the mean of their losses", choices=WORDINGS)
+    predictor: str = setting(
+        "hedged", "Whose losses count: the model hedged by the guess, or alone", choices=PREDICTORS
+    )
     shots: int = setting(0, "Solved questions of the same group before each one", ge=0)
     ending: str = setting("", "Text after an answer that counts as part of it, such as a full stop")
     weight_bits: int | None = setting(None, "Round every matrix to this many bits first: 2, 3, 4 or 8", ge=2, le=8)
@@ -141,19 +148,19 @@ class CapacityProbe:
         if not hasattr(answerer, wanted):
             mend = "probe a local model"
             raise SettingsError("this answerer gives no log-probabilities", where=self.name, mend=mend)
-        prompts = [prompt for question in self.questions for prompt in question.prompts]
-        total = len(prompts)
+        total = sum(len(question.prompts) for question in self.questions)
         if self.settings.among == "answers":
             total = sum(len(q.prompts) * len(self._candidates(q)) for q in self.questions)
         with _at_bits(answerer, self.settings.weight_bits, self.name):
             with run.progress.task(f"capacity {self.name}", total) if run else nullcontext() as task:
-                scored = iter(self._scores(answerer, prompts, task))
+                scored = iter(self._scores(answerer, task))
             counts = _counts(answerer)
         return [self._row(question, [next(scored) for _ in question.prompts], counts) for question in self.questions]
 
-    def _scores(self, answerer: Any, prompts: list[str], task: ProgressTask | None) -> list[tuple[float, bool]]:
+    def _scores(self, answerer: Any, task: ProgressTask | None) -> list[tuple[float, bool]]:
         """Log-probability of the answer of each prompt, and whether it is the most likely one."""
         advance = task.advance if task else None
+        prompts = [prompt for question in self.questions for prompt in question.prompts]
         owners = [question for question in self.questions for _ in question.prompts]
         ending = self.settings.ending
         if self.settings.among == "text":
@@ -229,7 +236,8 @@ class Capacity(ProbingSystem):
 
     def measure(self, asked: Sequence[ModelRows], *, seed: int = 0) -> Findings:
         """Bits by relation and together, bits a parameter, and room."""
-        return measure_bits(asked, guess=self.settings.guess, wordings=self.settings.wordings, seed=seed)
+        way = Way(self.settings.guess, self.settings.wordings, self.settings.predictor)
+        return measure_bits(asked, way, seed=seed)
 
     def draw(self, asked: Sequence[ModelRows], *, seed: int = 0) -> Figure | None:
         """Bits held of what there is to know, a bar a relation."""
@@ -247,8 +255,8 @@ def relations(questions: Sequence[Question]) -> dict[str, Relation]:
 def renormalised(logprobs: Sequence[float], place: int) -> tuple[float, bool]:
     """ln of p(answer) / Σ p(candidate), and whether no candidate has more.
 
-    >>> renormalised([math.log(0.3), math.log(0.1)], 0)[0] == math.log(0.75)
-    True
+    >>> round(math.exp(renormalised([math.log(0.3), math.log(0.1)], 0)[0]), 9)
+    0.75
     """
     largest = max(logprobs)
     total = largest + math.log(math.fsum(math.exp(value - largest) for value in logprobs))

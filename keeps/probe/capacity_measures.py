@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keeps.contracts import Row
-from keeps.ledger.figures import INK, MUTED, PALETTE, WIDTH, dress, new_figure
 from keeps.ledger.tables import Table
 from keeps.numerics.capacity import BITS_A_PARAMETER, answer_bits, facts_that_fit
+from keeps.numerics.hedged import hedged
 from keeps.numerics.statistics import Estimate, mean_interval, paired_shift, shown, shown_interval
 from keeps.probe.base import Findings, Measure, ModelRows
 from keeps.probe.findings import ALL, groups_of, measure_table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PER_FACT, BITS, TO_KNOW, SHARE = "capacity.bits_per_fact", "capacity.bits", "capacity.bits_to_know", "capacity.share"
+PUBLISHED = "capacity.bits_per_fact_of_the_model_alone"
 PER_PARAMETER, PER_BODY = "capacity.bits_per_parameter", "capacity.bits_per_parameter_without_embeddings"
 FITTING = "capacity.facts_that_fit_after_{}_exposures"
-UNGUESSED = "#C9CDD2"  # the bar of what there is to know
 CAVEAT = (
     "Bits held are a lower bound: nothing is counted for the names of the subjects. Facts that fit are of the same "
     "bits as these, without their names, and of an empty model trained on nothing else; one that was pretrained has "
@@ -30,11 +27,28 @@ CAVEAT = (
 
 
 @dataclass(frozen=True)
+class Way:
+    """How losses become bits; see the settings of the probe.
+
+    Attributes:
+        guess: ``"uniform"`` or ``"frequencies"``.
+        wordings: ``"mixture"`` or ``"mean"``.
+        predictor: ``"hedged"`` or ``"model"``.
+    """
+
+    guess: str = "uniform"
+    wordings: str = "mixture"
+    predictor: str = "hedged"
+
+
+@dataclass(frozen=True)
 class Group:
     """A relation in one model.
 
     Attributes:
-        gain: bits saved on a fact against the guess, mean with Student's interval.
+        gain: bits saved on a fact against the guess, mean with Student's interval; what names the share of a hedged
+            predictor is taken off.
+        published: the same of the model alone.
         guess: bits of a fact for the guess, mean over those asked.
         facts: N, asked or not: the sums are for all of them.
         asked: facts asked.
@@ -42,6 +56,7 @@ class Group:
     """
 
     gain: Estimate
+    published: Estimate
     guess: float
     facts: int
     asked: int
@@ -79,22 +94,26 @@ def guess_bits(row: Row, guess: str) -> float:
     return math.log2(row.details["candidates"]) if guess == "uniform" else -math.log2(row.details["frequency"]) + 0.0
 
 
-def group_of(rows: Sequence[Row], *, guess: str, wordings: str) -> Group:
+def group_of(rows: Sequence[Row], way: Way) -> Group:
     """One relation; ``rows`` are not empty."""
-    guesses = [guess_bits(row, guess) for row in rows]
-    gains = {row.id: answer_bits(fact_logprob(row, wordings), bits) for row, bits in zip(rows, guesses, strict=True)}
+    guesses = [guess_bits(row, way.guess) for row in rows]
+    alone = [answer_bits(fact_logprob(row, way.wordings), bits) for row, bits in zip(rows, guesses, strict=True)]
+    gains: Sequence[float] = alone
+    if way.predictor == "hedged":
+        mixture = hedged(alone)
+        gains = [gain - mixture.naming / len(rows) for gain in mixture.gains]
+    by_id = {row.id: gain for row, gain in zip(rows, gains, strict=True)}
+    guess = math.fsum(guesses) / len(guesses)
     facts = int(rows[0].details["facts"])
-    return Group(mean_interval(list(gains.values())), math.fsum(guesses) / len(guesses), facts, len(rows), gains)
+    return Group(mean_interval(gains), mean_interval(alone), guess, facts, len(rows), by_id)
 
 
-def measure_bits(asked: Sequence[ModelRows], *, guess: str, wordings: str, seed: int) -> Findings:
+def measure_bits(asked: Sequence[ModelRows], way: Way, *, seed: int) -> Findings:
     """Every figure of every model, the table of relations, that of room, and for several models the differences."""
     measures: list[Measure] = []
     found: dict[str, dict[str, Group]] = {}
     for model in asked:
-        found[model.name] = {
-            name: group_of(rows, guess=guess, wordings=wordings) for name, rows in groups_of(model.rows).items()
-        }
+        found[model.name] = {name: group_of(rows, way) for name, rows in groups_of(model.rows).items()}
         measures += _measures(model, found[model.name], seed)
     shown_metrics = (PER_FACT, BITS, TO_KNOW, SHARE)
     title = "Bits of these facts in the model" if len(asked) == 1 else "Bits of these facts in the models"
@@ -113,6 +132,8 @@ def _measures(model: ModelRows, groups: dict[str, Group], seed: int) -> list[Mea
     for name, group in groups.items():
         gain = group.gain
         found.append(Measure(PER_FACT, name, gain.value, group.asked, gain.low, gain.high, "bits", **named))
+        alone = group.published
+        found.append(Measure(PUBLISHED, name, alone.value, group.asked, alone.low, alone.high, "bits", **named))
         found += _sums(name, group.bits, group.facts * group.guess, group.ends, group.asked, named)
     bits = math.fsum(group.bits for group in groups.values())
     known = math.fsum(group.facts * group.guess for group in groups.values())
@@ -222,55 +243,3 @@ def _differences(asked: Sequence[ModelRows], found: dict[str, dict[str, Group]])
         return None
     columns = ("group", "model", "n", "bits a fact")
     return Table(f"Against {asked[0].name}", columns, tuple(lines), note="Intervals: 95 %, Student's t over pairs.")
-
-
-def draw_bits(measures: Sequence[Measure]) -> Figure | None:
-    """Bars by relation: grey what there is to know, coloured what each model holds, with its interval."""
-    held = [measure for measure in measures if measure.metric == BITS and measure.group != ALL]
-    known = {m.group: m.value or 0.0 for m in measures if m.metric == TO_KNOW}
-    if not held or not any(known.values()):
-        return None
-    groups = list(dict.fromkeys(measure.group for measure in held))
-    models = list(dict.fromkeys(measure.model for measure in held))
-    figure = new_figure(WIDTH, 1.4 + 0.36 * len(groups) * max(1.0, 0.7 * len(models)))
-    axes = figure.add_subplot()
-    dress(axes, x="bits", title="Bits held of what there is to know", grid="x")
-    height = 0.8 / len(models)
-    widest = max(known[group] for group in groups)
-    for place, group in enumerate(groups):
-        axes.barh(place + 0.4 - height / 2, known[group], height=0.84, color=UNGUESSED, zorder=1)
-        axes.text(
-            known[group] + widest / 100,
-            place + 0.4 - height / 2,
-            _label(held, group, known[group]),
-            va="center",
-            color=INK,
-            fontsize=8.5,
-        )
-    for number, model in enumerate(models):
-        own = [measure for measure in held if measure.model == model]
-        places = [groups.index(measure.group) + number * height for measure in own]
-        axes.barh(
-            places,
-            [m.value or 0.0 for m in own],
-            height=0.8 * height,
-            color=PALETTE[number % len(PALETTE)],
-            label=model,
-            zorder=2,
-        )
-        for place, measure in zip(places, own, strict=True):
-            if measure.low is not None and measure.high is not None:
-                axes.plot([measure.low, measure.high], [place, place], color=MUTED, linewidth=1.2, zorder=3)
-    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(groups))], groups)
-    axes.set_xlim(0, 1.2 * widest)
-    axes.invert_yaxis()
-    if len(models) > 1:
-        figure.legend(loc="outside lower center", ncols=min(len(models), 3), frameon=False, fontsize=9.5)
-    return figure
-
-
-def _label(held: Sequence[Measure], group: str, known: float) -> str:
-    """The shares of all models in one relation."""
-    if not known:
-        return "nothing to know"
-    return " · ".join(f"{100 * min(1.0, (m.value or 0.0) / known):.0f} %" for m in held if m.group == group)

@@ -51,7 +51,7 @@ class Item:
         lead: the words in front of the mask; "" where the mask does not end the statement.
         parts: of the chain of task 4, entities and relations in turn.
         slot: which of ``parts`` is wrong.
-        facts: gold facts of task 5 as head, relation, tail.
+        facts: gold facts of task 5 in words, each once.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Item:
     lead: str = ""
     parts: tuple[str, ...] = ()
     slot: int = 0
-    facts: tuple[tuple[str, str, str], ...] = ()
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,6 @@ class Builder:
 
     def open_ended(self, entity: str) -> Item:
         """Whatever the graph says of an entity."""
-        facts = self.graph.outgoing[entity]
         return Item(
             id=f"{self.domain}:{OPEN}:{_hash(entity)}",
             task=OPEN,
@@ -194,7 +193,7 @@ class Builder:
             fact="",
             prompt=open_prompt(entity),
             answer=entity,
-            facts=tuple((triple.head, relation_label(triple.relation), triple.tail) for triple in facts),
+            facts=tuple(map(self.graph.statement, self.graph.outgoing[entity])),
         )
 
     def _item(

@@ -220,4 +220,4 @@ def _open(entry: Entry) -> Item | str:
     if found is None:
         return "not of the published form"
     entity = squeezed(found[1])
-    return Item("", OPEN, "", "", "", "", open_prompt(entity), entity, facts=tuple(_facts(entry)))
+    return Item("", OPEN, "", "", "", "", open_prompt(entity), entity, facts=tuple(map(" ".join, _facts(entry))))

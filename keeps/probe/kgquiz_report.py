@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keeps.contracts import Row
@@ -75,7 +76,7 @@ def _task_measures(task: int, group: str, rows: Sequence[Row], named: Mapping[st
         yield share("choice.accuracy", group, (row.correct for row in rows), **named)
     elif task == OPEN:
         for name in ("precision", "recall", "f1"):
-            yield mean(f"open.{name}", group, (row.details[name] for row in rows), unit="share", **named)
+            yield _mean(f"open.{name}", group, [row.details[name] for row in rows], named)
     else:
         yield from _blank(FAMILIES[task], group, rows, named)
 
@@ -107,8 +108,8 @@ def _blank(family: str, group: str, rows: Sequence[Row], named: Mapping[str, Any
             if name in ("exact_match", "semantic_match"):
                 yield share(metric, group, (value == 1.0 for value in values), **named)
             else:
-                yield mean(metric, group, values, unit="share", **named)
-    yield mean(f"{family}.oracle", group, (1 / row.details["accepted"] for row in rows), unit="share", **named)
+                yield _mean(metric, group, values, named)
+    yield _mean(f"{family}.oracle", group, [1 / row.details["accepted"] for row in rows], named)
     if family == FAMILIES[EDITING]:
         yield share("editing.unchanged", group, (row.details["unchanged"] for row in rows), **named)
 
@@ -128,6 +129,14 @@ def _consistency(model: ModelRows, named: Mapping[str, Any]) -> Iterable[Measure
             yield share(CONSISTENCY, domain, right, **named, note="no fact was recognised in both tasks")
 
 
+def _mean(metric: str, group: str, values: Sequence[float], named: Mapping[str, Any]) -> Measure:
+    """A mean of shares: its interval is cut at 0 and 1, and there is none where all values are equal."""
+    found = mean(metric, group, values, unit="share", **named)
+    if found.low is None or found.high is None or min(values) == max(values):
+        return replace(found, low=None, high=None)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
 def _measure(
     metric: str, group: str, found: Proportion | Estimate | None, n: int, named: Mapping[str, Any], note: str
 ) -> Measure:
@@ -137,7 +146,7 @@ def _measure(
 
 
 def _renamed(measure: Measure, group: str) -> Measure:
-    return Measure(**{**vars(measure), "metric": SCORE, "group": group})
+    return replace(measure, metric=SCORE, group=group)
 
 
 def _relations(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -191,8 +200,8 @@ def _cell(measure: Measure | None, *, counted: bool = False) -> str:
     if measure is None or measure.value is None:
         return ""
     estimate = Estimate(measure.value, measure.low, measure.high, measure.n)
-    interval = shown_interval(estimate, scale=100, most=1)
-    return f"{shown(estimate, scale=100, most=1)}\n{interval}" + (f", n {measure.n}" if counted else "")
+    below = [shown_interval(estimate, scale=100, most=1), f"n {measure.n}" if counted else ""]
+    return "\n".join(text for text in (shown(estimate, scale=100, most=1), ", ".join(filter(None, below))) if text)
 
 
 def _parts(group: str) -> tuple[str, str]:

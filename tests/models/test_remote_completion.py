@@ -208,12 +208,18 @@ QUESTIONS = """\
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["echo", "prompt_logprobs"])
-def test_the_remote_route_gives_the_rows_of_the_local_one(
-    served: Any, mode: str, smollm2: LanguageModel, tmp_path: Path
-) -> None:
+def test_prompt_logprobs_are_those_of_the_local_model(served: Any, smollm2: LanguageModel) -> None:
+    prompts, answers = ["The sky is", "2 + 2 = 4\n3 + 3 ="], ["blue and far", "6"]
+    found = connected(served("prompt_logprobs", smollm2), timeout=60.0).logprob(prompts, answers)
+    for there, here in zip(found, smollm2.logprob(prompts, answers), strict=True):
+        assert (there.tokens, there.greedy) == (here.tokens, here.greedy)
+        assert there.logprob == pytest.approx(here.logprob, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_remote_route_gives_the_rows_of_the_local_one(served: Any, smollm2: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text(QUESTIONS)
-    server, data = served(mode, smollm2), str(tmp_path / "questions.jsonl")
+    server, data = served("echo", smollm2), str(tmp_path / "questions.jsonl")
     outcome = keeps.probe([server.spec, "smollm2-135m"], data, workspace=tmp_path / "runs")
     remote, local = (result.rows for result in outcome.results)
     assert len(local) == 5

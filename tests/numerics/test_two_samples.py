@@ -25,7 +25,9 @@ def test_statistic_and_p_are_those_of_scipy(one: list[float], other: list[float]
     found = kolmogorov_smirnov(one, other)
     assert found.exact
     assert found.statistic == pytest.approx(float(expected.statistic), abs=1e-12)
-    assert found.p == pytest.approx(float(expected.pvalue), rel=1e-6, abs=1e-12)
+    # near 1 scipy's exact sum may fail its own check, and scipy takes the value for large samples (0.99996 for 1)
+    close = 1e-3 if found.p > 0.99 else 1e-12
+    assert found.p == pytest.approx(float(expected.pvalue), rel=1e-6, abs=close)
 
 
 def test_p_counts_the_ways_to_deal_out_the_values() -> None:

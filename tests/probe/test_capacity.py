@@ -53,6 +53,8 @@ def asked(data: RecordSet, probability: Any, **settings: Any) -> list[Row]:
 
 
 def found(data: RecordSet, probability: Any, **settings: Any) -> Findings:
+    """With the published predictor unless ``settings`` say otherwise."""
+    settings = {"predictor": "model", **settings}
     rows = asked(data, probability, **settings)
     return probing_system("capacity", settings).measure([ModelRows("told", rows)])
 
@@ -87,6 +89,26 @@ def test_a_relation_that_is_worse_than_a_guess_takes_nothing_from_the_others() -
     assert value(findings, "bits_to_know", "all") == 20
     held = next(m for m in findings.measures if (m.metric, m.group) == ("capacity.bits", "symbol"))
     assert (held.low, held.high) == (0, 0)
+
+
+def test_one_answer_that_is_excluded_does_not_undo_the_others_when_hedged() -> None:
+    many = RecordSet(
+        "mine",
+        tuple(Fact(f"c{n}", f"land {n}", "capital", (f"land {n}:",), (f"city {n}",)) for n in range(64)),
+    )
+
+    def told(prompt: str, answer: str) -> float:
+        return 1e-200 if prompt == "land 7:" else 0.9
+
+    plain, better = (found(many, told, predictor=name) for name in ("model", "hedged"))
+    assert value(plain, "bits") == 0
+    # 63 answers at 6 bits less log2 (0.9 * 15/16), one at log2 1/16, and 5 bits that name the share
+    expected = 63 * (6 + math.log2(0.9 * 15 / 16 + 1 / 16 / 64)) - 4 - 5
+    assert value(better, "bits") == pytest.approx(expected)
+    alone = value(better, "bits_per_fact_of_the_model_alone")
+    assert alone == value(plain, "bits_per_fact")
+    assert (alone or 0) < 0
+    assert value(found(FACTS, lambda *_: 1.0, predictor="hedged"), "bits") == pytest.approx(8 * 2 - 1)
 
 
 def test_a_guess_by_frequencies_credits_nothing_for_knowing_what_is_common() -> None:
@@ -128,7 +150,7 @@ def test_a_mixture_of_wordings_is_never_below_their_mean_and_at_most_the_best(lo
 
 
 def test_a_limit_asks_fewer_facts_of_the_same_answers_and_sums_up_for_all() -> None:
-    system = probing_system("capacity")
+    system = probing_system("capacity", {"predictor": "model"})
     rows = system.probe(Selection(FACTS, limit=3))(Teller(lambda *_: 0.5))
     assert len(rows) == 3
     assert {row.details["candidates"] for row in rows} == {4}
@@ -164,7 +186,7 @@ def test_answers_that_begin_others_are_pointed_out_until_an_ending_is_given() ->
 
 
 def test_models_are_compared_fact_by_fact_and_drawn() -> None:
-    system = probing_system("capacity")
+    system = probing_system("capacity", {"predictor": "model"})
     both = [ModelRows("a", asked(FACTS, lambda *_: 0.25)), ModelRows("b", asked(FACTS, lambda *_: 0.5))]
     findings = system.measure(both)
     line = findings.tables[-1].rows[0]
