@@ -112,7 +112,7 @@ def _rounding_checks(run: ClaimRun, large: Sequence[tuple[Trained, CapacityRepor
     for bits, code in ((8, "uniform_absmax"), (4, "uniform_absmax"), (4, "nf")):
         for done, report in large:
             rounded = done.rounded_report(Quantiser(bits, code, BLOCK))  # type: ignore[arg-type]
-            kept.setdefault(f"{bits} bits, {code}", []).append(rounded.ratio / report.ratio)
+            kept.setdefault(f"{bits} bits, {code}", []).append(_share(rounded.ratio, report.ratio))
     run.tables["share of R kept after rounding"] = kept
     eight, four = kept["8 bits, uniform_absmax"], kept["4 bits, uniform_absmax"]
     yield _lowest("share of R kept by int8 round-to-nearest", eight, 0.98)
@@ -142,16 +142,21 @@ def _junk_checks(run: ClaimRun, every: list[CapacityReport]) -> Iterator[Check]:
     run.tables["junk"] = {kind: [report.to_mapping() for report in reports] for kind, reports in found.items()}
     ratios = {kind: [report.ratio for report in reports] for kind, reports in found.items()}
     clean, junk, domain, same = (ratios[kind] for kind in ("no junk", *kinds))
-    drop = [mine / other for mine, other in zip(junk, clean, strict=True)]
+    drop = [_share(mine, other) for mine, other in zip(junk, clean, strict=True)]
     name = "R of the useful part with 7/8 junk, as a share of that without"
     yield Check(name, max(drop), "below 1 in every seed", max(drop) < 1, note=_by_seed(drop))
     gaps = [(a, b, c) for a, b, c in zip(clean, junk, domain, strict=True)]
     recovered = [(c - b) / (a - b) if a > b else 0.0 for a, b, c in gaps]
     yield _lowest("share of that gap recovered by a domain token", recovered, 1 / 3)
-    level = [mine / other for mine, other in zip(same, clean, strict=True)]
+    level = [_share(mine, other) for mine, other in zip(same, clean, strict=True)]
     worst = max(level, key=lambda value: abs(value - 1))
     name = f"R with repetitive junk ({REPEATED} persons), as a share of that without junk"
     yield Check(name, worst, "0.9 to 1.1 in every seed", abs(worst - 1) <= 0.1, note=_by_seed(level))
+
+
+def _share(value: float, whole: float) -> float:
+    """``value / whole``; of nothing it is infinite, which no check accepts."""
+    return value / whole if whole else math.inf
 
 
 def _lowest(name: str, values: Sequence[float], least: float) -> Check:

@@ -74,6 +74,11 @@ def test_checks_of_exposures_fail_where_little_was_learned() -> None:
     assert not any(check.holds for check in bad)
 
 
+def test_a_share_of_nothing_passes_no_check() -> None:
+    assert capacity._share(1.0, 4.0) == 0.25
+    assert capacity._share(0.0, 0.0) == float("inf")
+
+
 def test_rounding_checks_read_every_seed() -> None:
     done = trained(10, 40, 10, seed=1)
     run = ClaimRun()
