@@ -4,7 +4,9 @@ Calling codes that the model does not know are taught, and facts that it knows a
 asked, as in CorDA's claim but smaller. The baselines are replay, a KL leash, L2-SP, a lower learning rate and
 fewer layers. The last two need no method of their own: they are settings of ``lora`` (``learning_rate`` and
 ``targets``). The rate is in the table anyway, because every method is compared at its own best one, found on the
-validation part by going uphill in one grid; fewer layers are the variant "lora, last 10 blocks".
+validation part by going uphill in one grid; fewer layers are the variant "lora, last 10 blocks". The best rate is the one with the largest mean of what is kept and
+what is answered in an unseen wording, among those that learn enough: a fact that is answered in the taught wordings
+alone was not learned. (The first runs looked at "kept" alone, and every method went to the lowest rate.)
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from keeps.claims.job import ENOUGH, KeepingJob, Outcome, Variants, ends, kept_c
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)  # the grid, the same for every method
 START = 2.5e-4  # where the search in it begins
 LOW, HIGH = 2.5e-4, 1e-3  # the rates that "a lower rate keeps more" is about
@@ -51,7 +53,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     job = small_job(model, run, VARIANTS, "keeps reproduce baselines")
     yield job.disjoint()
     chosen = {name: job.climb(name, RATES, START) for name in VARIANTS}
-    decay = max(L2_SP, key=lambda name: chosen[name][1].merit)
+    decay = max(L2_SP, key=lambda name: chosen[name][1].balance)
     names = [name for name in VARIANTS if name == decay or name not in L2_SP]
     found = report(job, {name: chosen[name][0] for name in names})
     run.tables["decay of l2_sp chosen on validation"] = VARIANTS[decay][1]["decay"]
@@ -74,7 +76,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
 def small_job(model: LanguageModel, run: ClaimRun, variants: Variants, command: str) -> KeepingJob:
     """The job of this claim, which that of ``null_lora`` shares."""
     options: dict[str, Any] = {"learn": LEARN, "keep": KEEP, "taught": TAUGHT, "common": COMMON}
-    return KeepingJob(model, run, variants, **options, command=command)
+    return KeepingJob(model, run, variants, **options, command=command, merit=lambda outcome: outcome.balance)
 
 
 def report(job: KeepingJob, rates: Mapping[str, float]) -> dict[str, list[Outcome]]:

@@ -6,7 +6,7 @@ chosen on the validation part (other taught facts, other asked facts) and report
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,15 @@ class Outcome:
         enough = self.learned >= ENOUGH
         return enough, self.kept if enough else self.learned, -abs(self.text_shift)
 
+    @property
+    def balance(self) -> tuple[bool, float, float]:
+        """As :attr:`merit`, but what was learned has to be answered in an unseen wording as much as the old is kept.
+
+        By ``merit`` alone the lowest rate wins, at which a fact is repeated in the taught wordings and not known.
+        """
+        enough = self.learned >= ENOUGH
+        return enough, (self.kept + self.unseen) / 2 if enough else self.learned, -abs(self.text_shift)
+
 
 class KeepingJob:
     """The job, once per part of the data; runs are in the ledger and found there again.
@@ -50,6 +59,7 @@ class KeepingJob:
         keep: what is to be kept.
         common: settings of every variant.
         command: what to type to repeat it.
+        merit: what a rate is chosen by; the largest wins.
     """
 
     def __init__(
@@ -63,7 +73,9 @@ class KeepingJob:
         taught: int,
         common: Mapping[str, Any],
         command: str,
+        merit: Callable[[Outcome], tuple[bool, float, float]] = lambda outcome: outcome.merit,
     ) -> None:
+        self.merit = merit
         self.model, self.run, self.variants = model, run, variants
         self.keep, self.common, self.command = keep, common, command
         self.space = Workspace(run.workspace)
@@ -104,7 +116,7 @@ class KeepingJob:
         """
         found = self.on_validation(name, [start])
         while True:
-            best = max(found, key=lambda rate: found[rate].merit)
+            best = max(found, key=lambda rate: self.merit(found[rate]))
             index = list(rates).index(best)
             missing = [rate for rate in rates[max(index - 1, 0) : index + 2] if rate not in found]
             if not missing:

@@ -40,7 +40,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     others = [name for name in VARIANTS if name not in OURS]
     rates = {name: job.climb(name, RATES, START)[0] for name in others}
     ours, _ = job.climb("null_lora", RATES, OUR_START)
-    merits = {name: job.on_validation(name, [ours])[ours].merit for name in OURS}  # all forms at one rate: minutes
+    merits = {name: job.on_validation(name, [ours])[ours].balance for name in OURS}  # all forms at one rate: minutes
     best = max(OURS, key=lambda name: merits[name])
     run.tables["best form chosen on validation"] = best
     reported = tuple(dict.fromkeys(("null_lora", best)))

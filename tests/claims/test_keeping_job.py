@@ -26,6 +26,7 @@ class Fake(KeepingJob):
     def __init__(self, outcomes: dict[float, Outcome]) -> None:
         self.outcomes, self.asked = outcomes, list[float]()
         self.run = ClaimRun()
+        self.merit = lambda outcome: outcome.merit
 
     def outcome(self, name: str, rate: float, seed: int, part: Any) -> Outcome:
         assert part == "validation", "the test part is never tuned on"
@@ -62,6 +63,17 @@ def test_a_rate_that_learns_too_little_is_taken_only_for_want_of_another() -> No
     assert replace(slow, learned=0.8, kept=0.1).merit > slow.merit, "then the one that learns most"
     assert replace(GOOD, text_shift=0.01).merit > GOOD.merit, "a tie is settled by running text"
     assert replace(GOOD, kept=0.91, text_shift=0.5).merit > GOOD.merit
+
+
+def test_a_rate_at_which_unseen_wordings_are_not_answered_is_no_better_for_keeping_more() -> None:
+    parrot = replace(GOOD, unseen=0.2, kept=0.97)
+    assert parrot.merit > GOOD.merit
+    assert parrot.balance < GOOD.balance
+    assert replace(GOOD, kept=0.95).balance > GOOD.balance
+    assert replace(parrot, learned=0.5, kept=1.0, unseen=1.0).balance < parrot.balance, "it learns too little"
+    job = Fake({1.0: parrot, 2.0: GOOD, 3.0: replace(GOOD, kept=0.5)})
+    job.merit = lambda outcome: outcome.balance
+    assert job.climb("x", (1.0, 2.0, 3.0), 1.0)[0] == 2.0
 
 
 def test_more_is_kept_only_if_the_interval_says_so_and_both_learn() -> None:
