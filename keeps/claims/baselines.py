@@ -1,12 +1,13 @@
 """The claim of the baselines: a table of what people try first against forgetting, on one job.
 
 Calling codes that the model does not know are taught, and facts that it knows and that no method has seen are
-asked, as in CorDA's claim but smaller. The baselines are replay, a KL leash, L2-SP, a lower learning rate and
-fewer layers. The last two need no method of their own: they are settings of ``lora`` (``learning_rate`` and
-``targets``). The rate is in the table anyway, because every method is compared at its own best one, found on the
-validation part by going uphill in one grid; fewer layers are the variant "lora, last 10 blocks". The best rate is the one with the largest mean of what is kept and
-what is answered in an unseen wording, among those that learn enough: a fact that is answered in the taught wordings
-alone was not learned. (The first runs looked at "kept" alone, and every method went to the lowest rate.)
+asked, as in CorDA's claim but smaller. The baselines are replay, a KL leash, L2-SP, a lower learning rate and fewer
+layers. The last two need no method of their own: they are settings of ``lora`` (``learning_rate`` and ``targets``).
+The rate is in the table anyway, because every method is compared at its own best one, found on the validation part
+by going uphill in one grid; fewer layers are the variant "lora, last 10 blocks". The best rate is the one with the
+largest mean of what is kept and what is answered in an unseen wording, among those that learn enough: a fact that
+is answered in the taught wordings alone was not learned. (The first runs looked at "kept" alone, and every method
+went to the lowest rate.)
 """
 
 from __future__ import annotations
