@@ -17,6 +17,7 @@ from keeps.jobs.adapting import AdaptOutcome, adapt
 from keeps.ledger.workspace import Workspace
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import Estimate, mean_interval
+from keeps.registry import find_method
 
 ENOUGH = 0.9  # learned share below which a learning rate is not eligible
 TARGET_LOSS = 0.5  # nats per answer token, mean over an epoch: where steps are counted
@@ -57,7 +58,7 @@ class KeepingJob:
     Args:
         learn: what is taught; ``taught`` facts of its train part while choosing, of its test part for the report.
         keep: what is to be kept.
-        common: settings of every variant.
+        common: settings of every variant whose method has them.
         command: what to type to repeat it.
         merit: what a rate is chosen by; the largest wins.
     """
@@ -126,7 +127,9 @@ class KeepingJob:
     def outcome(self, name: str, rate: float, seed: int, part: Split) -> Outcome:
         """Run, or find in the ledger, one variant."""
         method, own = self.variants[name]
-        settings = {**self.common, **own, "learning_rate": rate}
+        known = {field.name for field in find_method(method, "adapt").settings.fields()}
+        common = {key: value for key, value in self.common.items() if key in known}
+        settings = {**common, **own, "learning_rate": rate}
         self.run.progress.message(f"{name}, learning rate {rate:g}, seed {seed}, {part} part")
         done = adapt(
             self.learn[part],
