@@ -22,17 +22,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keeps.contracts import Probe, Row, Run
 from keeps.errors import SettingsError
 from keeps.models.harness_model import harness_model
 from keeps.probe.base import Findings, ModelRows, ProbingSystem, Selection
-from keeps.probe.harness_figures import aggregation_names, findings_of, json_value
+from keeps.probe.harness_figures import aggregation_names, draw_tasks, findings_of, json_value
 from keeps.probe.harness_tasks import explained, load_tasks, quiet
 from keeps.probe.sampling import stratified
 from keeps.registry import method
 from keeps.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = {"multiple_choice": "choice", "loglikelihood_rolling": "text"}  # of rows, by the kind of task; else "fact"
 REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -177,6 +180,10 @@ class Harness(ProbingSystem):
     def measure(self, asked: Sequence[ModelRows], *, seed: int = 0) -> Findings:
         """Every metric of every task with the harness's standard error, and paired tests between models."""
         return findings_of(asked, seed=seed)
+
+    def draw(self, asked: Sequence[ModelRows], *, seed: int = 0) -> Figure | None:
+        """The share that most tasks have, by task and model."""
+        return draw_tasks(self.measure(asked, seed=seed).measures)
 
 
 def _documents(tasks: Mapping[str, Any], limit: int | None, seed: int) -> list[Document]:

@@ -6,13 +6,16 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keeps.contracts import Row
 from keeps.ledger.tables import Table
 from keeps.models.harness_model import harness_module
 from keeps.probe.base import Findings, Measure, ModelRows
-from keeps.probe.findings import ALL, difference_table, groups_of, share
+from keeps.probe.findings import ALL, difference_table, draw_rates, groups_of, share
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEAN = "mean"
 CUSTOM = "custom"  # an aggregation that is code of the task, which rows cannot carry
@@ -161,3 +164,12 @@ def _interval(measure: Measure, digits: int) -> str:
     if measure.low is None or measure.high is None:
         return ""
     return f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
+
+
+def draw_tasks(measures: Sequence[Measure]) -> Figure | None:
+    """Bars of the share that most tasks have, by task; None where no task has one."""
+    shares = [
+        m.metric for m in measures if m.unit == "share" and m.value is not None and not m.metric.endswith(".stderr")
+    ]
+    chosen = max(dict.fromkeys(shares), key=shares.count, default=None)
+    return draw_rates(measures, metric=chosen, title="Tasks of the harness") if chosen else None

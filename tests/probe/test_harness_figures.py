@@ -12,7 +12,7 @@ import pytest
 from keeps.contracts import Row
 from keeps.models.harness_model import harness_module
 from keeps.probe.base import ModelRows
-from keeps.probe.harness_figures import bootstrap_error, findings_of, mean_error
+from keeps.probe.harness_figures import bootstrap_error, draw_tasks, findings_of, mean_error
 
 pytest.importorskip("lm_eval", reason='the evaluation harness is not installed: pip install "keeps[bench]"')
 
@@ -47,3 +47,15 @@ def test_means_of_several_tasks_are_pooled_and_aggregates_are_not() -> None:
     assert not [m for m in found if m.group == "all" and m.metric == "f1"]
     custom = [row_of("c", n, "custom", **{"own,none": float(n)}) for n in range(3)]
     assert "code of its own" in findings_of([ModelRows("m", custom)]).tables[0].note
+
+
+def test_the_picture_has_a_bar_a_task_and_model_of_the_metric_that_most_tasks_have() -> None:
+    rows = [row_of(task, n, "mean", **{"acc,none": float(n % 2), "ppl,none": 9.0}) for task in "ab" for n in range(4)]
+    rows += [row_of("c", n, "mean", **{"f1,none": 1.0}) for n in range(4)]
+    figure = draw_tasks(findings_of([ModelRows("m", rows), ModelRows("n", rows)]).measures)
+    assert figure is not None
+    [axes] = figure.axes
+    assert axes.get_xlabel().startswith("acc")
+    assert {"a", "b"} <= {label.get_text() for label in axes.get_yticklabels()}
+    assert {round(bar.get_width()) for bar in axes.patches} == {50}  # type: ignore[attr-defined]
+    assert draw_tasks([]) is None
