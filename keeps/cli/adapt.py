@@ -28,6 +28,13 @@ Form = Annotated[str | None, typer.Option("--form", help="Write the result to --
 Spectrum = Annotated[
     bool, typer.Option("--spectrum", help="Train nothing; show how compressible each layer is in either context.")
 ]
+Stones = Annotated[
+    str,
+    typer.Option(
+        "--stepping-stones",
+        help="Train on prompts that lead to improbable answers, which then leak less: no, templates, or model.",
+    ),
+]
 HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
@@ -42,6 +49,7 @@ def command(
     workspace: options.Workspace = None,
     resume: options.Resume = False,
     restart: options.Restart = False,
+    stepping_stones: Stones = "no",
     form: Form = None,
     spectrum: Spectrum = False,
     out: options.Out = None,
@@ -61,9 +69,10 @@ def command(
     del debug, help_all  # read from the command line before anything else
     data: dict[str, Any] = {key: value for key, value in (("learn", learn), ("keep", keep)) if value is not None}
     if spectrum:
-        if form is not None or resume or restart:
-            what = "--spectrum trains nothing, so there is nothing to continue or to export"
-            raise SettingsError(what, where="keeps adapt", mend="leave --form, --resume and --restart out")
+        if form is not None or resume or restart or stepping_stones != "no":
+            what = "--spectrum trains nothing, so there is nothing to continue, to rewrite or to export"
+            mend = "leave --form, --resume, --restart and --stepping-stones out"
+            raise SettingsError(what, where="keeps adapt", mend=mend)
         common = {"device": device, "out": out, "trust_remote_code": trust_remote_code}
         options_of_job = {**data, "method": method, "model": model, "settings": settings, "seed": seed, **common}
         _show_spectrum(options_of_job, items=items, json=json, quiet=quiet)
@@ -77,7 +86,9 @@ def command(
 
     if form is not None and out is not None:
         jobs.check_export(method, settings, form, out)
-    decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed, **(settings or {})}
+    stones = {} if stepping_stones == "no" else {"stepping_stones": stepping_stones}
+    decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed}
+    decides.update(**stones, **(settings or {}))
     with terminal(json=json, quiet=quiet) as term:
         outcome = jobs.adapt(
             **data,
@@ -89,6 +100,7 @@ def command(
             workspace=workspace,
             resume=resume,
             restart=restart,
+            stepping_stones=stepping_stones,
             command=command_text("adapt", decides),
             progress=term.progress,
             trust_remote_code=trust_remote_code,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keeps.contracts import Progress, SilentProgress
+from keeps.contracts import Progress, Run, SilentProgress
 from keeps.data.records import RecordSet, Split
-from keeps.errors import SettingsError
+from keeps.errors import SettingsError, nearest
 from keeps.jobs.attempt import Attempt
 from keeps.jobs.data import DEFAULT_KEEP, DEFAULT_LEARN, check_data, job_data
 from keeps.jobs.job import AdaptOutcome as AdaptOutcome
@@ -39,6 +40,7 @@ def adapt(
     restart: bool = False,
     report: Split = "test",
     ask_calibrated: bool = True,
+    stepping_stones: str = "no",
     command: str = "",
     progress: Progress | None = None,
     trust_remote_code: bool = False,
@@ -62,6 +64,8 @@ def adapt(
         restart: throw an interrupted run of this job away.
         report: the part of the keep set that is asked; ``"validation"`` for choosing settings.
         ask_calibrated: ask the part that the method may calibrate on as well.
+        stepping_stones: train on prompts that lead to their answers (``"templates"``, or ``"model"`` to let the model
+            write them; see :mod:`keeps.training.stepping_stones`), where these are improbable. What is asked stays.
         command: what to type to repeat the run, stored with it.
 
     Raises:
@@ -69,11 +73,16 @@ def adapt(
         KeepsError: any bad input, before a model is loaded where possible.
     """
     from keeps.models.language_model import LanguageModel
+    from keeps.training.stepping_stones import WRITERS
+    from keeps.training.stepping_stones import stepping_stones as with_stones
 
     info = find_method(method, "adapt")
     chosen = chosen_settings(info, settings)
     if resume and restart:
         raise SettingsError("resume and restart contradict each other", where="adapt", mend="choose one")
+    if stepping_stones not in ("no", *WRITERS):
+        mend = nearest(stepping_stones, ("no", *WRITERS))
+        raise SettingsError(f'stepping_stones is "{stepping_stones}"', where="adapt", mend=mend)
     check_data(learn, keep, report=report)
     space = Workspace(workspace)
     space.ensure()
@@ -85,6 +94,10 @@ def adapt(
     chosen.check_model(base)
     marks = from_main(lambda: marks_for(base, learn, keep, progress=shown), device=device)
     data = job_data(learn, keep, marks=marks, report=report, ask_calibrated=ask_calibrated)
+    if stepping_stones != "no":
+        told = Run(space.path, progress=shown)
+        stones = from_main(lambda: with_stones(base, data.learn, stepping_stones, run=told)[0], device=device)
+        data = replace(data, learn=stones)
     job = Job(info, chosen, data, _words(learn), _words(keep), seed, base.fingerprint)
     return Attempt(job, base, space, device, shown, command, resume=resume, restart=restart)()
 

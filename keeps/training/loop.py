@@ -24,12 +24,13 @@ from keeps.training.circumstances import (
 from keeps.training.history import TrainingHistory
 from keeps.training.losses import AnswerLoss, PackedLoss
 from keeps.training.optimiser import learning_rate_at, load_state_tensors, state_tensors
+from keeps.training.pruning import UpdatePruning
 from keeps.training.settings import TrainingSettings
 from keeps.training.sharding import Shards, own_part, parted_like, wants_sharding, whole
 from keeps.training.steps import Gradient, Loss, Regulariser, Stepper
 from keeps.weights import check_writable
 
-AfterStep = Callable[[nn.Module, int, torch.optim.Optimizer], None]
+AfterStep = Callable[[nn.Module, int, torch.optim.Optimizer], "bool | None"]
 
 
 def train(
@@ -54,7 +55,7 @@ def train(
     Args:
         regulariser: gives a scalar that is added to the mean loss of the step, or None.
         after_step: called without gradients after each optimiser step with the module, the number of
-            steps done and the optimiser (whose moments a method may have to clear).
+            steps done and the optimiser (whose moments a method may have to clear); True ends training.
         loss: makes the module that gives the summed loss of a batch; by default the cross-entropy in
             nats over the answer tokens. The sum is divided by the answer tokens of the step.
         checkpoint: name of the folder in ``run.folder``; stages of one run need different names.
@@ -76,7 +77,7 @@ def train(
         device = accelerator.device if accelerator.num_processes > 1 else torch.device(run.device)
         sharded = wants_sharding() and accelerator.num_processes > 1
         if sharded:
-            _check_shardable(regulariser, after_step, loss)
+            _check_shardable(settings, regulariser, after_step, loss)
         else:
             module.to(device)
         module.train()
@@ -98,7 +99,9 @@ def train(
                     loss=loss,
                     sharded=sharded,
                 )
-                history = _Loop(stepper, run, store, stop, after_step)()
+                pruning = UpdatePruning(stepper.parameters, settings)
+                history = _Loop(stepper, run, store, stop, after_step, pruning)()
+                pruning.end()
                 if shards is not None:
                     shards.copy_back()
                 return history
@@ -107,8 +110,13 @@ def train(
             module.zero_grad(set_to_none=True)
 
 
-def _check_shardable(regulariser: Regulariser | None, after_step: AfterStep | None, loss: Loss) -> None:
+def _check_shardable(
+    settings: TrainingSettings, regulariser: Regulariser | None, after_step: AfterStep | None, loss: Loss
+) -> None:
     """Refuse what reads whole weights or hooks into layers: of a sharded model there are only parts to read."""
+    if settings.ignore_top:
+        mend = "leave --use_fsdp out (accelerate launch --multi_gpu), or ignore_top"
+        raise SettingsError("ignore_top ranks whole tensors, which a sharded model lacks", where="launch", mend=mend)
     if regulariser is None and after_step is None and loss in (AnswerLoss, PackedLoss):
         return
     what = "this method reads or changes whole weights while it trains, so its model cannot be sharded"
@@ -141,9 +149,16 @@ class _Loop:
     """Steps, epochs, checkpoints and what is recorded of them."""
 
     def __init__(
-        self, stepper: Stepper, run: Run, store: CheckpointStore, stop: StopRequest, after_step: AfterStep | None
+        self,
+        stepper: Stepper,
+        run: Run,
+        store: CheckpointStore,
+        stop: StopRequest,
+        after_step: AfterStep | None,
+        pruning: UpdatePruning,
     ) -> None:
         self.stepper, self.run, self.store, self.stop, self.after_step = stepper, run, store, stop, after_step
+        self.pruning = pruning
         self.settings = stepper.settings
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in stepper.parameters.items()}
         self.total = total_steps(self.settings, len(stepper.order.examples))
@@ -206,11 +221,12 @@ class _Loop:
         gradient = self.stepper.gradient(position.step)
         if not (math.isfinite(gradient.loss) and math.isfinite(gradient.norm)):
             raise self._diverged(gradient, rate)
-        self.stepper.update(rate)
+        self.pruning.step(lambda: self.stepper.update(rate))
         position.step += 1
         if self.after_step is not None:
             with torch.no_grad():
-                self.after_step(self.stepper.module, position.step, self.stepper.optimiser)
+                enough = self.after_step(self.stepper.module, position.step, self.stepper.optimiser)
+            position.stopped_early = self.stepper.any_process(enough is True)
         position.add(gradient.loss, gradient.tokens, gradient.answer_tokens)
         self.run.log(position.step, loss=gradient.loss, learning_rate=rate)
         task.advance(1)
@@ -218,7 +234,7 @@ class _Loop:
         if position.step % self.stepper.order.steps_per_epoch == 0:
             mean = position.end_epoch()
             self.run.log(position.step, epoch_loss=mean)
-            position.stopped_early = self.settings.stop_loss is not None and mean < self.settings.stop_loss
+            position.stopped_early |= self.settings.stop_loss is not None and mean < self.settings.stop_loss
 
     def _count_seconds(self) -> None:
         self.position.seconds = self.seconds_before + time.monotonic() - self.started

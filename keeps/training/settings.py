@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keeps.errors import SettingsError
 from keeps.settings import Settings, setting
 
 
@@ -36,3 +37,33 @@ class TrainingSettings(Settings):
     stop_loss: float | None = setting(
         None, "stop when the mean loss of an epoch is below this", ge=0, unit="nats per token", advanced=True
     )
+    ignore_top: float = setting(
+        0.0,
+        "drop this share of what training adds to each trained tensor, the largest entries (ignore-k), so that "
+        "new texts leak less into other answers; of an adapter, in its factors",
+        ge=0,
+        lt=100,
+        unit="per cent",
+        advanced=True,
+    )
+    ignore_scope: str = setting(
+        "tensor",
+        "whether the largest are those of each tensor or of all together",
+        choices=("tensor", "global"),
+        advanced=True,
+    )
+    ignore_when: str = setting(
+        "end", "whether they are dropped of the whole update or in every step", choices=("end", "step"), advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields, then that none of them would do nothing; methods override ``check`` for their own."""
+        super().__post_init__()
+        idle = [name for name in ("ignore_scope", "ignore_when") if getattr(self, name) != _default(self, name)]
+        if not self.ignore_top and idle:
+            mend = "give ignore_top (8 in the paper), or leave it out"
+            raise SettingsError(f"{' and '.join(idle)} would do nothing with ignore_top 0", mend=mend)
+
+
+def _default(settings: Settings, name: str) -> object:
+    return next(info.default for info in settings.fields() if info.name == name)
