@@ -151,3 +151,15 @@ def _mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("a mean needs at least one prompt")
     return math.fsum(values) / len(values)
+
+
+def edit_quality(success: float, preservation: float) -> float:
+    """EQ = 2 ES BP / (ES + BP), the harmonic mean of edit success and behaviour preservation (arXiv:2403.17431).
+
+    0 where either is 0.
+
+    >>> edit_quality(1.0, 0.5), edit_quality(0.0, 1.0)
+    (0.6666666666666666, 0.0)
+    """
+    total = success + preservation
+    return 2 * success * preservation / total if total else 0.0
