@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keeps.data.readers import file_rows
-from keeps.data.records import Fact, RecordSet
+from keeps.data.records import Example, Fact, Passage, Record, RecordSet
 from keeps.data.rows import Row, path_mode
 from keeps.data.select import load_records
 from keeps.errors import EmptySetError, RecordError, SettingsError, nearest
@@ -174,6 +174,21 @@ def item_of(row: Row, part: str | None, number: int) -> Item:
         raise row.error("the wrong answers are no list of texts", 'write ["...", "..."]', "perturbed_answer")
     answer, paraphrase = _needed(row, "answer"), _text(row, "paraphrased_answer")
     return Item(identity, own, _needed(row, "question"), answer, paraphrase, tuple(text.strip() for text in wrong))
+
+
+def items_of(records: Iterable[Record], part: str, *, seed: int = 0) -> tuple[Item, ...]:
+    """The items of records of any kind, as ``part``: a fact in its first wording, an example, a running text.
+
+    Facts get wrong answers from other facts of their relation. What else there is asks nothing, and is left out.
+    """
+    given = list(records)
+    found = list(_items_of_facts([record for record in given if isinstance(record, Fact)], part, seed))
+    for record in given:
+        if isinstance(record, Example):
+            found.append(Item(f"{part}/{record.id}", part, record.prompt, record.answer))
+        elif isinstance(record, Passage):
+            found.append(Item(f"{part}/{record.id}", part, "", record.text))
+    return tuple(found)
 
 
 def _items_of_facts(facts: Sequence[Fact], part: str | None, seed: int) -> Iterator[Item]:

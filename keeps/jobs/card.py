@@ -15,7 +15,7 @@ tags: [keeps, {method}]
 # {name}
 
 Made by keeps {version} with the method `{method}` ({paper}) from {model}.
-Taught: {learn}. To keep: {keep}. Seed {seed}.
+{task} Seed {seed}.
 
 ```python
 {code}
@@ -40,7 +40,18 @@ from keeps.models import LanguageModel
 from keeps.models.changes import load_change
 
 model = load_change(Path("{name}")).apply(LanguageModel.load("{base}"))"""
-LOADING = {"adapter": ("peft", ADAPTER), "checkpoint": ("transformers", CHECKPOINT), "experts": ("keeps", EXPERTS)}
+LOADING = {
+    "adapter": ("peft", ADAPTER),
+    "checkpoint": ("transformers", CHECKPOINT),
+    "experts": ("keeps", EXPERTS),
+    "memory": ("keeps", EXPERTS),
+}
+
+
+TASKS = {
+    "edit": "Edited: {learn}. To keep: {keep}.",
+    "unlearn": "Forgotten: {learn}. To retain: {keep}.",
+}  # of a verb; all others teach
 
 
 def model_card(kind: str, name: str, base: str, settings: Mapping[str, Any], **facts: Any) -> str:
@@ -50,15 +61,18 @@ def model_card(kind: str, name: str, base: str, settings: Mapping[str, Any], **f
         kind: of the change, a key of :data:`LOADING`.
         name: of the run, which is its folder's.
         base: what ``from_pretrained`` loads the base model from.
-        facts: ``method``, ``paper``, ``model``, ``learn``, ``keep`` and ``seed``.
+        facts: ``method``, ``paper``, ``model``, ``verb``, ``learn``, ``keep`` and ``seed``.
     """
     library, code = LOADING[kind]
+    task = TASKS.get(str(facts.pop("verb", "")), "Taught: {learn}. To keep: {keep}.")
+    task = task.format(learn=facts.pop("learn"), keep=facts.pop("keep"))
     return CARD.format(
         library=library,
         base=base,
         name=name,
         version=__version__,
         code=code.format(base=base, name=name),
+        task=task,
         settings="\n".join(f"- {key}: {value}" for key, value in settings.items()),
         **facts,
     )

@@ -114,9 +114,9 @@ def names_marks(spec: object) -> bool:
 
 def _without_taught(kept: RecordSet, taught: RecordSet) -> RecordSet:
     """``kept`` without the records that are taught too, under the same id or another."""
-    contents = {_content(record) for record in taught}
+    contents = {content_of(record) for record in taught}
     ids = {record.id for record in taught}
-    left = tuple(record for record in kept if _content(record) not in contents)
+    left = tuple(record for record in kept if content_of(record) not in contents)
     for record in left:
         if record.id in ids:
             what = f'the id "{record.id}" stands for one record of the learn set and another one of the keep set'
@@ -127,7 +127,7 @@ def _without_taught(kept: RecordSet, taught: RecordSet) -> RecordSet:
     return replace(kept, records=left)
 
 
-def _content(record: Record) -> str:
+def content_of(record: Record) -> str:
     """Hash of a record without its id."""
     return RecordSet("", (replace(record, id=""),)).fingerprint
 
@@ -135,9 +135,9 @@ def _content(record: Record) -> str:
 def _probe(learn: RecordSet, keep: RecordSet, text: RecordSet, report: Split, ask_calibrated: bool) -> Probe:
     reported, calibrated = keep.part(report), keep.part(*(("train",) if ask_calibrated else ()))
     questions = [
-        *_learn_questions(learn),
-        *_keep_questions(reported, "keep"),
-        *_keep_questions(calibrated, "calibrated"),
+        *learn_questions(learn),
+        *keep_questions(reported, "keep"),
+        *keep_questions(calibrated, "calibrated"),
     ]
     probes: list[Probe] = [FactProbe(questions, name="facts")] if questions else []
     known: set[str] = set()
@@ -154,10 +154,10 @@ def _probe(learn: RecordSet, keep: RecordSet, text: RecordSet, report: Split, as
     return SeveralProbes(probes, name="learn and keep")
 
 
-def _learn_questions(learn: RecordSet) -> list[Question]:
+def learn_questions(learn: RecordSet, role: str = "learn") -> list[Question]:
     """The taught wordings of every fact, and the wording that training never sees as a question of its own."""
     questions = []
-    for question in learn.questions("learn"):
+    for question in learn.questions(role):
         if len(question.prompts) < UNSEEN_FROM:
             questions.append(question)
             continue
@@ -167,7 +167,7 @@ def _learn_questions(learn: RecordSet) -> list[Question]:
     return sorted(questions, key=lambda question: question.group)
 
 
-def _keep_questions(keep: RecordSet, role: str) -> list[Question]:
+def keep_questions(keep: RecordSet, role: str) -> list[Question]:
     """The prompts that the marks were measured with: three wordings, and one with solved examples.
 
     A fact that is right in half of these four is exactly a fact that the world marks as known, so that

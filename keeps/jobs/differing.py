@@ -11,6 +11,7 @@ from keeps.jobs.asking import Asking
 from keeps.jobs.data import job_data, names_marks
 from keeps.jobs.models import Named, how_to_finish, resolve
 from keeps.jobs.probing import check_probe, world_probe
+from keeps.jobs.unlearning_data import unlearn_data
 from keeps.ledger.difference import diff_results
 from keeps.ledger.lines import KnowledgeDiff
 from keeps.ledger.records import RunRecord
@@ -99,7 +100,8 @@ def _questions_of(run: RunRecord, marks: Mapping[str, str] | None) -> Probe:
     """
     mend = "name the questions with --probe"
     try:
-        data = job_data(run.learn, run.keep, marks=marks)
+        read = unlearn_data if run.kind == "unlearn" else job_data
+        data = read(run.learn, run.keep, marks=marks)
     except KeepsError as error:
         what = f"the questions of the run cannot be asked again ({error.what})"
         raise LedgerError(what, where=run.id, mend=mend) from None

@@ -52,7 +52,14 @@ def export(
     return change.export(form, Path(out), model=load_base(named, device=device, progress=progress))
 
 
-def check_export(method: str, settings: Mapping[str, Any] | Settings | None, form: str, out: str | Path) -> None:
+def check_export(
+    method: str,
+    settings: Mapping[str, Any] | Settings | None,
+    form: str,
+    out: str | Path,
+    *,
+    verb: str = "adapt",
+) -> None:
     """Refuse, before anything is trained, to write what ``method`` is going to make as ``form`` into ``out``.
 
     >>> check_export("lora", None, "merged", "./new-folder")
@@ -62,6 +69,6 @@ def check_export(method: str, settings: Mapping[str, Any] | Settings | None, for
         UnknownNameError: there is no such method, setting or form.
         SettingsError: a setting is wrong, or results of this method with these settings have other forms.
     """
-    info = find_method(method, "adapt")
+    info = find_method(method, verb)
     info.check_form(form, chosen_settings(info, settings))
     check_new(out)

@@ -60,7 +60,7 @@ class Job:
         """The ledger's entry of the run, under way; ``before`` is the result of the untouched ``model``."""
         return RunRecord(
             id=self.run_id,
-            kind="adapt",
+            kind=self.info.verb,
             method=self.info.name,
             model=model.name,
             model_fingerprint=self.model_fingerprint,
@@ -87,6 +87,7 @@ class Job:
             method=self.info.name,
             paper=self.info.paper,
             model=model.name,
+            verb=self.info.verb,
             learn=self.learn,
             keep=self.keep,
             seed=self.seed,
