@@ -148,7 +148,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, hidden
     shared = k.shape[0]
     grouped = q.view(shared, heads // shared, rows, time, width).transpose(1, 2)  # (shared, rows, group, time, width)
     scores = grouped.reshape(shared, rows, -1, width) @ (k * scale).transpose(-1, -2)
-    scores = scores.view(shared, rows, -1, time, time).masked_fill(hidden, torch.finfo(q.dtype).min)
+    scores = scores.view(shared, rows, -1, time, time).masked_fill(hidden, float("-inf"))
     weights = functional.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
     read = weights.view(shared, rows, -1, time) @ v
     return read.view(shared, rows, -1, time, width).transpose(1, 2).reshape(heads, rows, time, width)

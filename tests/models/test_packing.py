@@ -54,6 +54,21 @@ def test_packed_rows_give_the_states_and_gradients_of_padded_ones(
 
 
 @pytest.mark.parametrize("short", [128, 0])
+def test_packed_rows_can_be_computed_in_bfloat16(
+    bare_llama: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    monkeypatch.setattr(packing, "SHORT", short)
+    model = bare_llama(num_key_value_heads=2)
+    ids, mask = padded()
+    assert can_pack(model)
+    exact = packed_states(model, ids, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = packed_states(model, ids, mask)
+    assert torch.isfinite(rounded).all()
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize("short", [128, 0])
 def test_a_sliding_window_is_honoured(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
