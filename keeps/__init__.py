@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from keeps.jobs import adapt as adapt
     from keeps.jobs import compare as compare
     from keeps.jobs import diff as diff
+    from keeps.jobs import edit as edit
     from keeps.jobs import export as export
     from keeps.jobs import probe as probe
+    from keeps.jobs import unlearn as unlearn
     from keeps.ledger import KnowledgeDiff as KnowledgeDiff
     from keeps.ledger import Ledger as Ledger
     from keeps.models import LanguageModel as LanguageModel
@@ -54,7 +56,7 @@ _HOMES = {
     **dict.fromkeys(("Dialogue", "Example", "Fact", "Passage", "Preference", "RecordSet"), "keeps.data.records"),
     "load_records": "keeps.data.select",
     "KeepsError": "keeps.errors",
-    **dict.fromkeys(("adapt", "compare", "diff", "export", "probe"), "keeps.jobs"),
+    **dict.fromkeys(("adapt", "compare", "diff", "edit", "export", "probe", "unlearn"), "keeps.jobs"),
     "reproduce": "keeps.claims",
     **dict.fromkeys(("KnowledgeDiff", "Ledger"), "keeps.ledger"),
     "LanguageModel": "keeps.models",
@@ -62,7 +64,7 @@ _HOMES = {
     **dict.fromkeys(("Settings", "setting"), "keeps.settings"),
 }
 # Names that are a function here and a room of the house as well: `keeps.adapt(...)`, `keeps.adapt.corda`.
-_ROOMS_THAT_ARE_CALLED = ("adapt", "probe")
+_ROOMS_THAT_ARE_CALLED = ("adapt", "edit", "probe", "unlearn")
 
 
 class _Verb(ModuleType):

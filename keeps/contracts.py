@@ -184,7 +184,7 @@ class Run:
 class ChangeRecord:
     """``change.json``: everything needed to know what a change is, without loading a tensor."""
 
-    kind: str  # "adapter" (a PEFT folder), "checkpoint" (a transformers folder) or "experts" (keeps alone loads it)
+    kind: str  # "adapter" (a PEFT folder), "checkpoint" (a transformers folder), "experts" or "memory" (keeps' own)
     method: str
     settings: Mapping[str, Any]
     base_model: str

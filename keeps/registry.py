@@ -17,7 +17,7 @@ from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.settings import Settings
 
 VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain", "probe")
-FORMS = ("lora", "residual", "merged", "experts")  # of a result, as ``keeps export`` writes them
+FORMS = ("lora", "residual", "merged", "experts", "memory")  # of a result, as ``keeps export`` writes them
 ENTRY_POINT_GROUP = "keeps.methods"
 
 C = TypeVar("C", bound=type)

@@ -21,7 +21,7 @@ from keeps.errors import KeepsError
 
 # In the order of `keeps --help`. Each is a module of this folder with a function ``command`` and EXAMPLES.
 COMMANDS = (
-    *("adapt", "diff", "compare", "probe", "export", "methods"),
+    *("adapt", "edit", "unlearn", "diff", "compare", "probe", "export", "methods"),
     *("runs", "report", "reproduce", "run", "world", "tasks", "setup"),
 )
 BROKEN_PIPE = 141  # what a shell reports for a program that was stopped by a closed pipe

@@ -1,4 +1,4 @@
-"""What users ask for: adapt, diff, compare, probe, export and reproduce, from bad-input check to ledger."""
+"""What users ask for: adapt, edit, diff, compare, probe, export and reproduce, from bad-input check to ledger."""
 
 from __future__ import annotations
 
@@ -10,24 +10,36 @@ if TYPE_CHECKING:
     from keeps.jobs.adapting import adapt as adapt
     from keeps.jobs.comparing import compare as compare
     from keeps.jobs.differing import diff as diff
+    from keeps.jobs.editing import EditOutcome as EditOutcome
+    from keeps.jobs.editing import edit as edit
+    from keeps.jobs.editing import list_edits as list_edits
+    from keeps.jobs.editing import withdraw_edits as withdraw_edits
     from keeps.jobs.exporting import check_export as check_export
     from keeps.jobs.exporting import export as export
     from keeps.jobs.probing import ProbeOutcome as ProbeOutcome
     from keeps.jobs.probing import probe as probe
     from keeps.jobs.spectra import SpectrumReport as SpectrumReport
     from keeps.jobs.spectra import spectrum as spectrum
+    from keeps.jobs.unlearning import UnlearnOutcome as UnlearnOutcome
+    from keeps.jobs.unlearning import unlearn as unlearn
 
 _HOMES = {
     "AdaptOutcome": "adapting",
+    "EditOutcome": "editing",
     "ProbeOutcome": "probing",
     "SpectrumReport": "spectra",
+    "UnlearnOutcome": "unlearning",
     "adapt": "adapting",
     "check_export": "exporting",
     "compare": "comparing",
     "diff": "differing",
+    "edit": "editing",
     "export": "exporting",
+    "list_edits": "editing",
     "probe": "probing",
     "spectrum": "spectra",
+    "unlearn": "unlearning",
+    "withdraw_edits": "editing",
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from keeps.errors import StorageError
 from keeps.models.adapters import ADAPTER, Factors, exactly, magnitudes_of
+from keeps.models.locate import is_transposed
 from keeps.weights.files import atomic_write_bytes, load_tensors, save_tensors
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -35,7 +36,7 @@ def write_adapter(folder: Path, peft_model: Any, factors: Factors, *, multiple: 
         base_model_name_or_path=base,
         target_modules=sorted(factors),
     )
-    write_config(folder, _with_ranks_of(factors, _with_ranks(config, multiple)))
+    write_config(folder, with_ranks_of(factors, _with_ranks(config, multiple)))
     write_factors(folder, factors, magnitudes_of(peft_model))
 
 
@@ -135,6 +136,7 @@ def check_fits(model: nn.Module, factors: Factors, folder: Path) -> None:
     for name, (a, b) in factors.items():
         weight = getattr(layers.get(name), "weight", None)
         rows, columns = tuple(weight.shape) if isinstance(weight, Tensor) and weight.ndim == 2 else (0, 0)
+        rows, columns = (columns, rows) if is_transposed(layers.get(name)) else (rows, columns)
         if (b.shape[0], a.shape[1]) != (rows, columns) or a.shape[0] != b.shape[1]:
             raise StorageError(
                 f"the adapter does not fit the model's layer {name}",
@@ -155,7 +157,7 @@ def _with_ranks(config: Mapping[str, Any], multiple: float) -> dict[str, Any]:
     }
 
 
-def _with_ranks_of(factors: Factors, config: Mapping[str, Any]) -> dict[str, Any]:
+def with_ranks_of(factors: Factors, config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the rank that each layer's factors have, and every scaling as it was."""
     scale = scaling_of(config)
     odd = {exactly(name): a.shape[0] for name, (a, _) in factors.items() if a.shape[0] != config["r"]}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from keeps.errors import TargetError
+from keeps.models.locate import is_transposed
 from keeps.models.targets import find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
 
@@ -171,6 +172,7 @@ def added(model: Any, factors: Factors, scale: float, magnitudes: Mapping[str, T
                 weight = weights[name]
                 originals[name] = weight.detach().clone()
                 difference = scale * (b.to(weight.device).double() @ a.to(weight.device).double())
+                difference = difference.T if is_transposed(model.get_submodule(name)) else difference
                 changed = weight.double() + difference
                 if magnitudes:
                     norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The kinds of change that lie on disk: a PEFT adapter folder, a transformers checkpoint, or experts.
+"""The kinds of change that lie on disk: a PEFT adapter folder, a transformers checkpoint, experts, or a memory.
 
 The first two are plain folders that peft and transformers load without keeps; ``change.json`` beside the
 tensors says where they came from.
@@ -34,6 +34,7 @@ from keeps.models.adapters import Factors, added, copy_into, halved, restore_tra
 from keeps.models.checkpoint_files import load_checkpoint, save_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
+from keeps.registry import find_method
 from keeps.weights.files import atomic_folder, atomic_write_bytes
 
 Undo = Callable[[], Any]
@@ -79,9 +80,11 @@ def load_change(folder: Path) -> StoredChange:
     from keeps.models.expert_files import ExpertsChange  # which builds on this file
 
     record = ChangeRecord.read(folder)
+    if record.kind == "memory":  # beside the weights: the method that made it knows how it is used
+        return find_method(record.method).implementation.load(folder, record)
     kinds = {"adapter": AdapterChange, "checkpoint": CheckpointChange, "experts": ExpertsChange}
     if record.kind not in kinds:
-        mend = nearest(record.kind, kinds)
+        mend = nearest(record.kind, (*kinds, "memory"))
         raise StorageError(f'change.json names the kind "{record.kind}"', where=str(folder), mend=mend)
     return kinds[record.kind](folder, record)
 

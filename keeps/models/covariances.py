@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from keeps.contracts import Run
 from keeps.errors import EmptySetError, SettingsError, StatisticsError
+from keeps.models.locate import ModuleRef, is_transposed
 from keeps.models.projection import evaluating
 from keeps.models.targets import ALL_LINEAR, find_targets
 from keeps.numerics.covariance import Covariance, Normalise
@@ -30,6 +31,7 @@ def collect_covariance(
     normalise: Normalise = "absmax",
     *,
     dtype: torch.dtype = torch.float32,
+    layers: Mapping[str, nn.Module] | None = None,
     run: Run | None = None,
     total: int | None = None,
 ) -> dict[str, Covariance]:
@@ -46,6 +48,7 @@ def collect_covariance(
         targets: as in :func:`keeps.models.targets.find_targets`.
         normalise: see :meth:`keeps.numerics.covariance.Covariance.add`.
         dtype: of the running sums; float32 or float64.
+        layers: linear layers by name, of either layout (:mod:`keeps.models.locate`), in place of ``targets``.
         run: shows progress, if given.
         total: number of batches, for the progress bar.
 
@@ -57,7 +60,7 @@ def collect_covariance(
     """
     if dtype not in (torch.float32, torch.float64):
         raise SettingsError(f"covariances are summed in {dtype}", mend="choose torch.float32 or torch.float64")
-    collector = _Collector(find_targets(model, targets), normalise, dtype)
+    collector = _Collector(find_targets(model, targets) if layers is None else layers, normalise, dtype)
     device = next(model.parameters()).device
     seen = 0
     hooks = [layer.register_forward_pre_hook(collector.hook(name)) for name, layer in collector.layers.items()]
@@ -129,7 +132,7 @@ def merge_covariances(first: Mapping[str, Covariance], second: Mapping[str, Cova
 class _Collector:
     """Feeds each distinct input of a forward pass to one covariance."""
 
-    def __init__(self, layers: Mapping[str, nn.Linear], normalise: Normalise, dtype: torch.dtype) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], normalise: Normalise, dtype: torch.dtype) -> None:
         self.layers = layers
         self.normalise: Normalise = normalise
         self.dtype = dtype
@@ -159,7 +162,7 @@ class _Collector:
 
     def _add(self, name: str, x: Tensor) -> None:
         if name not in self.covariances:
-            features = self.layers[name].in_features
+            features = _in_features(self.layers[name])
             self.covariances[name] = Covariance.empty(features, name=name, dtype=self.dtype, device=x.device)
         mask = self.mask
         assert mask is not None
@@ -183,10 +186,14 @@ class _Collector:
             owner = self.leader.get(name, name)
             if owner not in self.covariances:
                 self.covariances[owner] = Covariance.empty(
-                    layer.in_features, name=owner, dtype=self.dtype, device=device
+                    _in_features(layer), name=owner, dtype=self.dtype, device=device
                 )
             found[name] = self.covariances[owner]
         return found
+
+
+def _in_features(layer: nn.Module) -> int:
+    return ModuleRef("", layer, is_transposed(layer)).in_features
 
 
 def _unsteady(name: str) -> StatisticsError:

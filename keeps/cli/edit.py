@@ -1,0 +1,226 @@
+"""``keeps edit``: change single facts, and show what took, what follows and what else moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keeps.cli import options
+from keeps.cli.generated import command_text, option_value, with_settings
+from keeps.cli.terminal import terminal
+from keeps.errors import SettingsError
+from keeps.registry import find_method
+
+DEFAULT_METHOD = "rome"
+EXAMPLES = (
+    'keeps edit --set "The capital of Mongolia is" Darkhan',
+    'keeps edit --set "The mother tongue of Danielle Darrieux is" English --subject "Danielle Darrieux" --method memit',
+    "keeps edit --file edits.jsonl --method alphaedit --keep world:known --model ./my-model",
+    "keeps edit --file more.jsonl --after rome-3f",
+    "keeps edit --list rome-3f",
+    "keeps edit --withdraw edit-2 --from rome-3f --out ./without-it",
+    "keeps edit --file edits.jsonl --method grace --single",
+)
+
+Fact = Annotated[
+    tuple[str, str] | None, typer.Option("--set", help="A prompt and its new answer.", metavar="PROMPT TARGET")
+]
+Subject = Annotated[
+    str | None, typer.Option("--subject", help="What the prompt of --set is about (default: its name).")
+]
+File = Annotated[
+    str | None, typer.Option("--file", help="Edits in JSONL, JSON or Parquet, or facts: world:RELATION#20.")
+]
+Method = Annotated[str, typer.Option("--method", help="How to edit; keeps methods --verb edit lists all.")]
+After = Annotated[str | None, typer.Option("--after", help="An earlier edit run, on top of which these are made.")]
+Listed = Annotated[str | None, typer.Option("--list", help="Show the edits that a run holds, and exit.", metavar="RUN")]
+Withdraw = Annotated[
+    list[str] | None, typer.Option("--withdraw", help="Take this edit out of --from; may be repeated.", metavar="ID")
+]
+From = Annotated[str | None, typer.Option("--from", help="The run that --withdraw takes edits out of.", metavar="RUN")]
+Single = Annotated[bool, typer.Option("--single", help="Measure each edit alone, from the untouched model; keep none.")]
+Form = Annotated[str | None, typer.Option("--form", help="Write the result to --out too, as lora or merged.")]
+Tokens = Annotated[int, typer.Option("--generate", min=0, help="Tokens of the text whose fluency is measured.")]
+HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
+
+
+def command(
+    *,
+    set_: Fact = None,
+    subject: Subject = None,
+    file: File = None,
+    keep: options.Keep = None,
+    method: Method = DEFAULT_METHOD,
+    model: options.Model = options.DEFAULT_MODEL,
+    after: After = None,
+    single: Single = False,
+    list_: Listed = None,
+    withdraw: Withdraw = None,
+    from_: From = None,
+    generate: Tokens = 100,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    workspace: options.Workspace = None,
+    resume: options.Resume = False,
+    restart: options.Restart = False,
+    form: Form = None,
+    out: options.Out = None,
+    trust_remote_code: options.Trust = False,
+    items: options.Items = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+    help_all: HelpAll = False,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Change single facts of a model, and show what took, what follows from it and what else moved.
+
+    The change is a folder that can be listed, undone, continued and exported. The settings of each method are
+    options too: keeps edit --method NAME --help lists them.
+    """
+    del debug, help_all  # read from the command line before anything else
+    if list_ is not None:
+        _show_list(list_, workspace, json=json, quiet=quiet)
+        return
+    if withdraw or from_ is not None:
+        _withdraw(withdraw, from_, out, workspace, json=json, quiet=quiet)
+        return
+    if (set_ is None) == (file is None):
+        raise SettingsError("name what to edit", where="keeps edit", mend="give --set PROMPT TARGET, or --file FILE")
+    if subject is not None and set_ is None:
+        raise SettingsError("--subject belongs to --set", where="keeps edit", mend="write subjects into the file")
+    if (form is None) != (out is None):
+        raise SettingsError("--form and --out belong together", where="keeps edit", mend="give both, or neither")
+    if resume and restart:
+        raise SettingsError("--resume and --restart contradict each other", where="keeps edit", mend="choose one")
+    from keeps import jobs
+    from keeps.jobs.editing_data import edit_from_words
+
+    edits: Any = file if set_ is None else edit_from_words(*set_, subject)
+    common = {"method": method, "settings": settings, "seed": seed, "generation_tokens": generate}
+    if single:
+        if after is not None or form is not None:
+            what = "--single keeps nothing, so nothing can be continued or exported"
+            raise SettingsError(what, where="keeps edit", mend="leave --after and --form out")
+        _show_single(edits, model, device, common, json=json, quiet=quiet)
+        return
+    if form is not None and out is not None:
+        jobs.check_export(method, settings, form, out, verb="edit")
+    named = {"file": file, "subject": subject, "keep": keep, "method": method, "model": model, "after": after}
+    typed = command_text("edit", {**named, "seed": seed, **(settings or {})})
+    if set_ is not None:
+        import shlex
+
+        typed = f"{typed} --set {shlex.join(set_)}"
+    with terminal(json=json, quiet=quiet) as term:
+        outcome = jobs.edit(
+            edits,
+            keep,
+            model=model,
+            after=after,
+            device=device,
+            workspace=workspace,
+            resume=resume,
+            restart=restart,
+            command=typed,
+            progress=term.progress,
+            trust_remote_code=trust_remote_code,
+            **common,
+        )
+        difference = None
+        if form is not None and out is not None:
+            difference = jobs.export(outcome.run_id, form, out, workspace=workspace, device=device)
+        document = {
+            "run": outcome.run_id,
+            "folder": outcome.folder,
+            "reused": outcome.reused,
+            "edits": outcome.entries,
+            "measures": outcome.findings.measures,
+            "warnings": outcome.warnings,
+            "largest_logit_difference": difference,
+            "diff": outcome.diff,
+        }
+        term.emit(document, lambda console: _show(console, outcome, difference, out, items=items))
+
+
+def _show(console: Any, outcome: Any, difference: float | None, out: Path | str | None, *, items: bool) -> None:
+    from keeps.cli.show import show_diff, show_findings
+
+    again = " (found in the ledger, not repeated)" if outcome.reused else ""
+    _line(console, f"run {outcome.run_id}{again}: {outcome.folder}")
+    if difference is not None:
+        _line(console, f"{out}: largest logit difference to the edited model {difference:.2g}")
+    show_findings(console, outcome.findings)
+    show_diff(console, outcome.diff, items=items)
+    for warning in outcome.warnings:
+        _line(console, f"warning: {warning}", style="yellow")
+    _line(console, f"its edits: keeps edit --list {outcome.run_id}")
+
+
+def _show_list(run: str, workspace: Any, *, json: bool, quiet: bool) -> None:
+    from keeps import jobs
+
+    with terminal(json=json, quiet=quiet) as term:
+        entries = jobs.list_edits(run, workspace=workspace)
+
+        def show(console: Any) -> None:
+            for entry in entries:
+                before = f' (was "{entry.target_true}")' if entry.target_true else ""
+                measured = ", ".join(f"{key} {_figure(value)}" for key, value in entry.measured.items())
+                _line(
+                    console,
+                    f'{entry.id}: {entry.prompt} "{entry.target_new}"{before}' + f"; {measured}" * bool(measured),
+                )
+
+        term.emit({"run": run, "edits": entries}, show)
+
+
+def _withdraw(ids: list[str] | None, run: str | None, out: Any, workspace: Any, *, json: bool, quiet: bool) -> None:
+    from keeps import jobs
+
+    if not ids or run is None:
+        mend = "give both: --withdraw ID --from RUN"
+        raise SettingsError("--withdraw and --from belong together", where="keeps edit", mend=mend)
+    with terminal(json=json, quiet=quiet) as term:
+        folder = jobs.withdraw_edits(ids, run, out, workspace=workspace)
+        left = jobs.list_edits(str(folder), workspace=workspace)
+        document = {"folder": folder, "withdrawn": ids, "edits": left}
+        text = f"{folder}: {len(left)} edits are left; ask it with keeps probe editing --model {folder}"
+        term.emit(document, lambda console: _line(console, text))
+
+
+def _show_single(edits: Any, model: str, device: Any, common: dict[str, Any], *, json: bool, quiet: bool) -> None:
+    from keeps.cli.show import show_findings
+    from keeps.jobs.editing_data import edits_of
+    from keeps.jobs.editing_singly import edit_singly
+    from keeps.jobs.processes import own_device
+    from keeps.models import LanguageModel
+
+    chosen = edits_of(edits, seed=common["seed"])
+    with terminal(json=json, quiet=quiet) as term:
+        loaded = LanguageModel.load(model, device=own_device(device), progress=term.progress)
+        found = edit_singly(loaded, chosen, progress=term.progress, **common)
+        document = {"method": found.method, "measures": found.findings.measures, "seconds": found.seconds}
+
+        def show(console: Any) -> None:
+            show_findings(console, found.findings)
+            _line(console, f"{sum(found.seconds) / len(found.seconds):.3g} s an edit")
+
+        term.emit(document, show)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _line(console: Any, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def build(argv: Sequence[str]) -> Callable[..., Any]:
+    """The command with the options of the method that ``argv`` names."""
+    name = option_value(argv, "--method", DEFAULT_METHOD)
+    return with_settings(command, find_method(name, "edit"), everything="--help-all" in argv)

@@ -1,0 +1,77 @@
+"""EMMET: many facts at once, each met exactly: ROME for a batch (arXiv:2403.14236).
+
+ROME asks that its one key gets its value exactly, MEMIT that many keys get theirs nearly. EMMET asks for all exactly,
+and moves what the layer reads elsewhere least among the updates that do:
+
+    dW = R (K^T C^-1 K)^-1 K^T C^-1
+
+which is MEMIT's update in the limit lambda = 0, and ROME's for one edit. By default it writes to one block.
+
+Use when: a batch of facts must be met exactly in the weights; ROME is wanted for several edits solved together.
+
+Needs: edits that name their subject, no two with the same key. Guarantees: every key gets its value exactly; rank n
+for n edits, of which each can be withdrawn; the model as it was after ``undo()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from keeps.contracts import Run
+from keeps.data.edits import Edit
+from keeps.data.records import RecordSet
+from keeps.models.changes import AdapterChange
+from keeps.models.language_model import LanguageModel
+from keeps.numerics.editing import Moment, least_squares
+from keeps.registry import method
+from keeps.settings import setting
+from keeps.training.locate_edit import Spread, together
+from keeps.training.locate_settings import ManyLayersSettings
+from keeps.training.value_objectives import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMMETSettings(ManyLayersSettings):
+    """Settings of EMMET."""
+
+    beside: ClassVar[int] = 0  # one block, as in the paper
+
+    layers: tuple[int, ...] | None = setting(
+        None, "Blocks that are edited, from 0 (default: one, a fifth of the way up)"
+    )
+
+
+@method(
+    "emmet",
+    verb="edit",
+    card="knowedit",
+    paper="arXiv:2403.14236",
+    summary="Write many facts at once into one layer, each met exactly: ROME for a batch.",
+    needs=("edits",),
+    forms=("lora", "merged"),
+)
+class EMMET:
+    """Equality-constrained mass model editing."""
+
+    Settings = EMMETSettings
+
+    def __init__(self, settings: EMMETSettings) -> None:
+        self.settings = settings
+
+    def objective(self) -> Objective:
+        """What the values are optimised for."""
+        return self.settings.objective()
+
+    def __call__(
+        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
+    ) -> AdapterChange:
+        """Write the edits, leave a LoRA folder in ``run.folder``, and give the weights back."""
+        del keep  # C protects what the layer reads elsewhere
+
+        def spread(moments: Mapping[int, Moment]) -> Spread:
+            return lambda layer, keys: least_squares(keys, moments[layer], 0.0)
+
+        name, objective = type(self).info.name, self.objective()  # type: ignore[attr-defined]
+        return together(model, edits, self.settings, run, method=name, spread=spread, objective=objective)

@@ -1,0 +1,90 @@
+"""MEMIT: many facts at once, spread over several layers by least squares (arXiv:2210.07229).
+
+For every edit the output z of the last of some blocks is optimised at the subject's last token. Then, block by block
+from below, each MLP takes its share of what is still missing there:
+
+    R = (Z - current z) / (blocks that are left)
+    dW = R K^T (lambda C + K K^T)^-1
+
+K are the keys of all edits as the model with the blocks below already written gives them. lambda weighs what the
+layer reads elsewhere against the edits; all is solved in float64. The published lambda, 15000, belongs to keys of
+16384 dimensions, on which an input of C has a leverage k^T C^-1 k of 16384; by default it is scaled to the width.
+
+Use when: tens to thousands of facts are to be changed in the weights at once; many edits in one go must cost less
+than one by one.
+
+Needs: edits that name their subject. Guarantees: rank n in each block for n edits, of which each can be withdrawn;
+with lambda to 0 and keys that do not depend on each other every key gets its value exactly; the model as it was after
+``undo()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from keeps.contracts import Run
+from keeps.data.edits import Edit
+from keeps.data.records import RecordSet
+from keeps.models.changes import AdapterChange
+from keeps.models.language_model import LanguageModel
+from keeps.numerics.editing import Moment, least_squares
+from keeps.registry import method
+from keeps.settings import setting
+from keeps.training.locate_edit import Spread, together
+from keeps.training.locate_settings import ManyLayersSettings
+from keeps.training.value_objectives import Objective
+
+PUBLISHED_STRENGTH, PUBLISHED_WIDTH = 15000.0, 16384  # lambda, and the width of the keys of GPT-J
+
+
+@dataclass(frozen=True, kw_only=True)
+class MEMITSettings(ManyLayersSettings):
+    """Settings of MEMIT."""
+
+    strength: float | None = setting(
+        None, "lambda: weight of what the layers read elsewhere (default: 15000 / 16384 of the keys' width)", ge=0
+    )
+
+    def strength_at(self, width: int) -> float:
+        """lambda for keys of ``width`` dimensions."""
+        return PUBLISHED_STRENGTH * width / PUBLISHED_WIDTH if self.strength is None else self.strength
+
+
+@method(
+    "memit",
+    verb="edit",
+    card="knowedit",
+    paper="arXiv:2210.07229",
+    summary="Write many facts at once, spread over several layers by least squares.",
+    needs=("edits",),
+    forms=("lora", "merged"),
+)
+class MEMIT:
+    """Mass-editing memory in a transformer."""
+
+    Settings = MEMITSettings
+
+    def __init__(self, settings: MEMITSettings) -> None:
+        self.settings = settings
+
+    def objective(self) -> Objective:
+        """What the values are optimised for."""
+        return self.settings.objective()
+
+    def __call__(
+        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
+    ) -> AdapterChange:
+        """Write the edits, leave a LoRA folder in ``run.folder``, and give the weights back."""
+        del keep  # C protects what the layers read elsewhere
+
+        def spread(moments: Mapping[int, Moment]) -> Spread:
+            def solve(layer: int, keys: Tensor) -> Tensor:
+                return least_squares(keys, moments[layer], self.settings.strength_at(keys.shape[0]))
+
+            return solve
+
+        name, objective = type(self).info.name, self.objective()  # type: ignore[attr-defined]
+        return together(model, edits, self.settings, run, method=name, spread=spread, objective=objective)

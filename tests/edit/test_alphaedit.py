@@ -1,0 +1,78 @@
+"""AlphaEdit: updates stay in the null space, spare earlier edits, and can be continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edit_contract import TEXT, check_edits_and_undo, check_forward, made, updates
+from pico_models import MAKERS, pico
+
+from keeps.contracts import Run
+from keeps.data.edits import Edit
+from keeps.edit.alphaedit import KEYS, AlphaEdit, AlphaEditSettings
+from keeps.edit.memit import MEMITSettings
+from keeps.errors import StatisticsError
+from keeps.models import LanguageModel
+from keeps.models.locate import mlp_outputs
+from keeps.models.moments import second_moments
+from keeps.numerics.editing import Moment, null_basis
+from keeps.weights import load_tensors
+
+pytestmark = pytest.mark.usefixtures("local_text")
+EDITS = (
+    Edit("a", "Oslo", "Oslo is the capital of", "Sweden", "Norway"),
+    Edit("b", "Mongolia", "The capital of Mongolia is", "Darkhan"),
+)
+ROOM = {"threshold": 0.05, "strength": 0.01}
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_edits_are_made_on_models_of_every_kind_and_undone(kind: str, smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico(kind, smollm2.tokenizer)
+    wide = {"threshold": 1e9, "strength": 1e-3}
+    change = check_edits_and_undo(model, "alphaedit", EDITS, tmp_path / "run", **wide)
+    check_forward(model, change)
+
+
+@pytest.mark.parametrize("order", ["sequential", "batch"])
+def test_the_update_stays_in_the_null_space(order: str, smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    change = made(model, "alphaedit", EDITS, tmp_path / "run", order=order, layers=(1,), **ROOM)
+    c = second_moments(model, [1], tokens=400, text=TEXT, cache=tmp_path / "own")[1]
+    basis = null_basis(Moment.of(c.matrix, ridge=1e-4).matrix, ROOM["threshold"])
+    assert 0 < basis.shape[1] < 48
+    update = next(iter(updates(change).values()))
+    outside = update - update @ basis @ basis.T
+    assert float(outside.norm() / update.norm()) < 1e-5
+    assert change.record.measures["null_space_share"] == pytest.approx(basis.shape[1] / 48)
+
+
+def test_keys_of_earlier_edits_are_kept_and_spared_by_later_ones(smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    first = made(model, "alphaedit", EDITS[:1], tmp_path / "first", layers=(1,), **ROOM)
+    stored = load_tensors(first.folder / KEYS)
+    assert {name: tuple(keys.shape) for name, keys in stored.items()} == {"1": (48, 1)}
+    options = {"steps": 12, "moment_tokens": 400, "short_prefixes": 1, "long_prefixes": 1, "layers": (1,), **ROOM}
+    method = AlphaEdit(AlphaEditSettings.from_mapping(options))
+    method.continue_from(first.folder)
+    (tmp_path / "second").mkdir()
+    second = method(model, EDITS[1:], run=Run(tmp_path / "second"))
+    alone = made(model, "alphaedit", EDITS[1:], tmp_path / "alone", layers=(1,), **ROOM)
+    key = stored["1"][:, 0].double()
+    moved = [float((next(iter(updates(each).values())) @ key).norm()) for each in (second, alone)]
+    assert moved[0] < moved[1]
+    assert load_tensors(second.folder / KEYS)["1"].shape == (48, 2)
+
+
+def test_without_a_null_space_it_is_refused(smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    with pytest.raises(StatisticsError, match="null space is empty"):
+        made(model, "alphaedit", EDITS, tmp_path / "run", threshold=1e-12)
+
+
+def test_it_counts_layers_from_the_models_own(smollm2: LanguageModel) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    assert AlphaEditSettings().chosen_layers(model) == [0, 1]  # the last block reaches no later token
+    assert MEMITSettings(layers=(2,)).chosen_layers(model) == [2]
+    assert len(mlp_outputs(model.model)) == 3

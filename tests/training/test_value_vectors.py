@@ -1,0 +1,151 @@
+"""Values are found edit by edit as if each were alone, by the published loss, inside the ball."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pico_models import pico
+
+from keeps.data.edits import Edit
+from keeps.errors import TrainingError
+from keeps.models import LanguageModel
+from keeps.models.edit_rows import LOCALITY, edit_rows, own_prefixes, read_rows
+from keeps.models.suffixes import PlainRows
+from keeps.training.value_objectives import ORIGINAL_FROM_EDITED, Problem, Seen, StateFact
+from keeps.training.value_vectors import Search, _seen, find_values
+
+EDITS = (
+    Edit("a", "Paris", "Paris is the capital of", "the kingdom of Sweden"),
+    Edit("b", "Mongolia", "The capital of Mongolia is", "Darkhan"),
+    Edit("c", "zinc", "The symbol of zinc is", "Qx"),
+)
+SEARCH = Search(1, "mlp", steps=6, learning_rate=0.1, decay=1e-3, clamp=4.0, stop_loss=0.05)
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: LanguageModel) -> LanguageModel:
+    return pico("llama", smollm2.tokenizer)
+
+
+def rows_of(model: LanguageModel, edits: Any = EDITS) -> Any:
+    return edit_rows(model, edits, ("Because it rains. ",))
+
+
+@pytest.mark.parametrize("site", ["mlp", "block"])
+def test_edits_side_by_side_get_what_each_gets_alone(model: LanguageModel, site: Any) -> None:
+    search = Search(1, site, 6, 0.1, 1e-3, 4.0, 0.05)
+    together = find_values(model, EDITS, rows_of(model), search, StateFact())
+    for edit, found in zip(EDITS, together, strict=True):
+        alone = find_values(model, [edit], rows_of(model, [edit]), search, StateFact())[0]
+        torch.testing.assert_close(found.delta, alone.delta, rtol=1e-3, atol=1e-3)
+        assert found.loss == pytest.approx(alone.loss, rel=1e-3)
+        assert found.steps == alone.steps == 6
+
+
+def test_many_edits_in_several_batches_come_back_in_order(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = find_values(model, EDITS, rows_of(model), SEARCH, StateFact())
+    monkeypatch.setattr("keeps.training.value_vectors.TOKENS_AT_ONCE", {"cpu": 1, "cuda": 1})
+    parts = find_values(model, EDITS, rows_of(model), SEARCH, StateFact())
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one.delta, other.delta, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("direction", ["edited_original", ORIGINAL_FROM_EDITED])
+def test_the_loss_is_the_published_one(model: LanguageModel, direction: str) -> None:
+    rows = [row for own in rows_of(model) for row in own]
+    problem = Problem(model, EDITS, rows, 1, "mlp")
+    loss_of = StateFact(0.5, direction)(problem)
+    vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        reading = PlainRows(model, rows, 1, "mlp").run(vectors[[row.edit for row in rows]])
+        found = loss_of(_seen(reading, problem, range(len(rows)), range(3)))
+        before = read_rows(model, rows).logits.log_softmax(-1)
+        after = reading.logits.log_softmax(-1)
+    wanted, first = [[], [], []], 0  # type: ignore[var-annotated]
+    local = [0.0, 0.0, 0.0]
+    for row in rows:
+        own, old = after[first : first + len(row.reads)], before[first : first + len(row.reads)]
+        first += len(row.reads)
+        if row.kind == LOCALITY:
+            p, q = (own, old) if direction == "edited_original" else (old, own)
+            local[row.edit] = float((p.exp() * (p - q)).sum())
+        else:
+            wanted[row.edit].append(-sum(float(own[t, token]) for t, token in enumerate(row.targets)) / len(row.reads))
+    for edit in range(3):
+        assert float(found[edit]) == pytest.approx(sum(wanted[edit]) / 2 + 0.5 * local[edit], rel=1e-4)
+
+
+def test_the_ball_the_decay_and_the_early_stop_are_kept(model: LanguageModel) -> None:
+    tight = Search(1, "mlp", 6, 0.5, 1e-3, 0.3, 0.0)
+    for value in find_values(model, EDITS, rows_of(model), tight, StateFact()):
+        assert float(value.delta.norm()) <= 0.3 * float(value.start.norm()) * (1 + 1e-5)
+    lazy = find_values(model, EDITS, rows_of(model), Search(1, "mlp", 6, 0.1, 1e-3, 4.0, 1e9), StateFact())
+    assert [value.steps for value in lazy] == [0, 0, 0]
+    assert all(not value.delta.any() for value in lazy)
+    levels = sorted(value.loss for value in lazy)
+    middle = (levels[0] + levels[1]) / 2  # one edit is done at once, the others go on
+    some = find_values(model, EDITS, rows_of(model), Search(1, "mlp", 3, 0.1, 0.0, 4.0, middle), StateFact())
+    assert sum(value.steps == 0 for value in some) == 1
+    free = find_values(model, EDITS[:1], rows_of(model, EDITS[:1]), SEARCH, StateFact())[0]
+    held = find_values(
+        model, EDITS[:1], rows_of(model, EDITS[:1]), Search(1, "mlp", 6, 0.1, 1e4, 4.0, 0.05), StateFact()
+    )[0]
+    assert float(held.delta.norm()) < float(free.delta.norm())
+
+
+def test_the_loss_falls_and_the_model_is_left_as_it_was(model: LanguageModel) -> None:
+    before, flags = model.fingerprint, [p.requires_grad for p in model.model.parameters()]
+    start = find_values(model, EDITS, rows_of(model), Search(1, "mlp", 1, 1e-6, 0.0, 4.0, 0.0), StateFact())
+    end = find_values(model, EDITS, rows_of(model), Search(1, "mlp", 20, 1.0, 0.0, 100.0, 0.05), StateFact())
+    assert all(b.loss < a.loss - 0.2 for a, b in zip(start, end, strict=True))
+    assert model.fingerprint == before
+    assert [p.requires_grad for p in model.model.parameters()] == flags
+    assert all(p.grad is None for p in model.model.parameters())
+
+
+def test_a_loss_that_is_no_number_is_refused_by_name(model: LanguageModel) -> None:
+    class Broken:
+        def states(self, model: LanguageModel, layer: int) -> tuple[int, ...]:
+            del model, layer
+            return ()
+
+        def __call__(self, problem: Problem) -> Any:
+            broken = torch.tensor([edit.id == "b" for edit in problem.edits])
+            return lambda seen: torch.where(broken, torch.nan, seen.nll())
+
+    with pytest.raises(TrainingError, match="edit b"):
+        find_values(model, EDITS, rows_of(model), SEARCH, Broken())
+
+
+def test_an_objective_may_look_at_states(model: LanguageModel) -> None:
+    shapes = []
+
+    class Looks(StateFact):
+        def states(self, model: LanguageModel, layer: int) -> tuple[int, ...]:
+            del model, layer
+            return (2,)
+
+        def __call__(self, problem: Problem) -> Any:
+            base = super().__call__(problem)
+
+            def loss(seen: Seen) -> Any:
+                shapes.append((seen.subject_states[2].shape, seen.read_states[2].shape, len(seen.rows), len(seen.read)))
+                return base(seen)
+
+            return loss
+
+    find_values(model, EDITS, rows_of(model), SEARCH, Looks())
+    for subject, read, rows, reads in shapes:
+        assert (tuple(subject), tuple(read)) == ((rows, 32), (reads, 32))
+
+
+def test_prefixes_are_the_models_own_and_depend_on_the_seed(model: LanguageModel) -> None:
+    first = own_prefixes(model, 2, 2, 0)
+    assert len(first) == 4
+    assert all(text.endswith(". ") for text in first)
+    assert first == own_prefixes(model, 2, 2, 0)
+    assert first != own_prefixes(model, 2, 2, 1)
