@@ -37,8 +37,8 @@ from keeps.edit.memit import MEMIT
 from keeps.edit.rome import ROME
 from keeps.errors import SettingsError
 from keeps.models.changes import AdapterChange
-from keeps.models.edit_rows import own_prefixes
 from keeps.models.language_model import LanguageModel
+from keeps.models.own_prefixes import stored_prefixes
 from keeps.registry import method
 from keeps.settings import Settings, setting
 from keeps.training.inference_constraint import CONTEXT, DIRECTIONS, NO_OP, POSITIONS, InferenceConstraint
@@ -151,7 +151,7 @@ class LTI:
     ) -> AdapterChange:
         """Write the edits as the base method does, leave a LoRA folder in ``run.folder``, and restore the weights."""
         settings, base = self.settings, self.settings.of_base()
-        prefixes = own_prefixes(model, base.short_prefixes, base.long_prefixes, run.seed)
+        prefixes = stored_prefixes(model, base.short_prefixes, base.long_prefixes, run.seed)
         objective = InferenceConstraint(
             prefixes,
             settings.w_nkc,

@@ -48,8 +48,8 @@ class Moment:
         Raises:
             StatisticsError: C is not finite, not symmetric, or not positive definite.
 
-        >>> Moment.of(2 * torch.eye(2)).divided(torch.ones(2, 1)).tolist()
-        [[0.5], [0.5]]
+        >>> Moment.of(4 * torch.eye(2)).divided(torch.ones(2, 1)).tolist()  # whose root is exact
+        [[0.25], [0.25]]
         """
         c = second_moment.double()
         if not torch.isfinite(c).all():

@@ -19,9 +19,10 @@ from keeps.data.edits import Edit, check_edits
 from keeps.errors import RecordError
 from keeps.models.changes import AdapterChange
 from keeps.models.edit_files import EditEntry, finish_weights
-from keeps.models.edit_rows import Row, edit_rows, own_prefixes, rewrite_row
+from keeps.models.edit_rows import Row, edit_rows, rewrite_row
 from keeps.models.language_model import LanguageModel
 from keeps.models.moments import second_moments
+from keeps.models.own_prefixes import stored_prefixes
 from keeps.models.suffixes import Site, adds_to_block
 from keeps.models.weight_writer import Keys, Writer, keys_of, writing
 from keeps.numerics.editing import Moment
@@ -85,7 +86,7 @@ def one_by_one(
     """Each edit on the model that holds those before it: the value of the MLP's output, and an update of rank one."""
     check_editable(model, edits, settings)
     layer = settings.layers(model)[0]
-    prefixes = own_prefixes(model, settings.short_prefixes, settings.long_prefixes, run.seed)
+    prefixes = stored_prefixes(model, settings.short_prefixes, settings.long_prefixes, run.seed)
     solver = solve(statistics(model, [layer], settings, run))
     entries: list[EditEntry] = []
     started = time.monotonic()
@@ -119,7 +120,7 @@ def together(
     """
     check_editable(model, edits, settings)
     layers, site = _spread_over(model, edits[0], settings.chosen_layers(model), run)
-    prefixes = own_prefixes(model, settings.short_prefixes, settings.long_prefixes, run.seed)
+    prefixes = stored_prefixes(model, settings.short_prefixes, settings.long_prefixes, run.seed)
     solver = spread(statistics(model, layers, settings, run))
     batches = [list(edits)] if settings.order == "batch" else [[edit] for edit in edits]
     entries: list[EditEntry] = []
