@@ -14,6 +14,7 @@ from keeps.models import embedded
 from keeps.models.gguf import converted
 from keeps.models.precision import dtype_of, use_fast_products
 from keeps.models.quiet import quiet
+from keeps.models.remote_completion import is_remote
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -49,6 +50,9 @@ def resolve(spec: str, *, cache: Path | None = None, progress: Progress | None =
     Raises:
         ModelLoadError: nothing of that name exists, or it is of an unsafe format.
     """
+    if is_remote(spec):
+        mend = "`keeps probe` asks servers; to change a model, name its weights: a folder, a hub id or a GGUF file"
+        raise ModelLoadError("this model is on a server, which has its weights to itself", where=spec, mend=mend)
     path = Path(spec).expanduser()
     if spec in embedded.LANGUAGE_MODELS:
         model = embedded.LANGUAGE_MODELS[spec]

@@ -150,6 +150,7 @@ def test_names_that_are_nothing_are_refused(tmp_path: Path) -> None:
         ("./missing.gguf", "there is no model"),
         ("smollm2-135", 'did you mean "smollm2-135m"'),
         ("not a name!", "there is no model"),
+        ("openai:http://localhost:9/v1#m", "on a server.*keeps probe"),
         ("nobody/nothing-of-that-name", "the hub gave no model.*check the name and the network"),
     ]:
         with pytest.raises(ModelLoadError, match=message) as caught:
