@@ -88,12 +88,12 @@ class CheckpointStore:
         path = self.folder / f"step-{position.step:08d}.safetensors"
         facts = {"job": self.job, "content": fingerprint_tensors(tensors), "position": dataclasses.asdict(position)}
         save_tensors(path, tensors, {"format": str(FORMAT), "checkpoint": json.dumps(facts)})
-        for other in self.folder.iterdir():
-            if other != path and (other.suffix == ".safetensors" or other.name.endswith(PARTIAL)):
-                other.unlink(missing_ok=True)
+        self._remove_but(path, newer=True)
 
     def load(self) -> tuple[dict[str, torch.Tensor], Position] | None:
-        """The newest undamaged checkpoint, or None if none was ever written.
+        """The newest undamaged checkpoint, or None if none was ever written; older ones are removed.
+
+        A run that was killed between writing its last checkpoint and removing the one before would keep both.
 
         Raises:
             StorageError: all are damaged, or the newest belongs to another job or version.
@@ -115,6 +115,7 @@ class CheckpointStore:
             if facts["job"] != self.job:
                 mend = "repeat the settings, seed, data and model of that run, or start a new one without --resume"
                 raise StorageError("the checkpoint is of another job", where=str(path), mend=mend)
+            self._remove_but(path, newer=False)
             return tensors, position
         if problem is not None:
             raise problem
@@ -123,6 +124,12 @@ class CheckpointStore:
     def remove(self) -> None:
         """Remove all checkpoints; call it when what was trained is safely written elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _remove_but(self, path: Path, *, newer: bool) -> None:
+        for other in self.folder.iterdir():
+            stale = other.suffix == ".safetensors" and other != path and (newer or other.name < path.name)
+            if stale or other.name.endswith(PARTIAL):
+                other.unlink(missing_ok=True)
 
     @staticmethod
     def _check_format(path: Path, found: str | None) -> None:

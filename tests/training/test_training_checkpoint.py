@@ -43,6 +43,16 @@ def test_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000012.safetensors"]
 
 
+def test_what_a_kill_left_beside_the_newest_goes_when_that_is_continued(tmp_path: Path) -> None:
+    saved(tmp_path, 4)
+    newest = saved(tmp_path, 5)
+    (tmp_path / "all" / ".step-00000006.safetensors.1-2.partial").write_bytes(b"half")
+    found = CheckpointStore(tmp_path / "all", "job").load()
+    assert found is not None
+    assert found[1].step == 5
+    assert list((tmp_path / "all").iterdir()) == [newest]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_newest_checkpoint_gives_way_to_an_older_good_one(tmp_path: Path, damage: str) -> None:
     saved(tmp_path, 4)
