@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
@@ -44,11 +45,24 @@ def fresh_accelerator(device: str, precision: str) -> Iterator[Any]:
                 where="accelerate configuration",
                 mend="choose one process, data parallelism (--multi_gpu) or FSDP (--use_fsdp --fsdp_version 2)",
             )
+        if accelerator.num_processes > 1:
+            atexit.register(end_process_group)
         yield accelerator
     finally:
         for state, values in zip(shared, before, strict=True):
             state.clear()
             state.update(values)
+
+
+def end_process_group() -> None:
+    """Leave the other processes of a launch; a second call does nothing.
+
+    A process that ends without it may be aborted: its communication threads still run when they are torn down.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @dataclass
