@@ -35,7 +35,6 @@ Stones = Annotated[
         help="Train on prompts that lead to improbable answers, which then leak less: no, templates, or model.",
     ),
 ]
-HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
 def command(
@@ -58,7 +57,7 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
-    help_all: HelpAll = False,
+    help_all: options.HelpAll = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Teach a model new data, and show what it learned, kept and lost.
@@ -77,10 +76,7 @@ def command(
         options_of_job = {**data, "method": method, "model": model, "settings": settings, "seed": seed, **common}
         _show_spectrum(options_of_job, items=items, json=json, quiet=quiet)
         return
-    if (form is None) != (out is None):
-        raise SettingsError("--form and --out belong together", where="keeps adapt", mend="give both, or neither")
-    if resume and restart:
-        raise SettingsError("--resume and --restart contradict each other", where="keeps adapt", mend="choose one")
+    options.check_together("keeps adapt", form=form, out=out, resume=resume, restart=restart)
     from keeps import jobs
     from keeps.cli.show import show_diff
 

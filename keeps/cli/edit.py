@@ -44,7 +44,6 @@ From = Annotated[str | None, typer.Option("--from", help="The run that --withdra
 Single = Annotated[bool, typer.Option("--single", help="Measure each edit alone, from the untouched model; keep none.")]
 Form = Annotated[str | None, typer.Option("--form", help="Write the result to --out too, as lora or merged.")]
 Tokens = Annotated[int, typer.Option("--generate", min=0, help="Tokens of the text whose fluency is measured.")]
-HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
 def command(
@@ -73,7 +72,7 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
-    help_all: HelpAll = False,
+    help_all: options.HelpAll = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Change single facts of a model, and show what took, what follows from it and what else moved.
@@ -92,10 +91,7 @@ def command(
         raise SettingsError("name what to edit", where="keeps edit", mend="give --set PROMPT TARGET, or --file FILE")
     if subject is not None and set_ is None:
         raise SettingsError("--subject belongs to --set", where="keeps edit", mend="write subjects into the file")
-    if (form is None) != (out is None):
-        raise SettingsError("--form and --out belong together", where="keeps edit", mend="give both, or neither")
-    if resume and restart:
-        raise SettingsError("--resume and --restart contradict each other", where="keeps edit", mend="choose one")
+    options.check_together("keeps edit", form=form, out=out, resume=resume, restart=restart)
     from keeps import jobs
     from keeps.jobs.editing_data import edit_from_words
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from keeps.errors import SettingsError
+
 DEFAULT_MODEL = "smollm2-135m"
 
 Model = Annotated[
@@ -36,6 +38,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
 Items = Annotated[bool, typer.Option("--items", help="List the very facts learned and lost, with both answers.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write the result.")]
+HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")
 ]
+
+
+def check_together(where: str, *, form: str | None, out: Path | None, resume: bool, restart: bool) -> None:
+    """Refuse options of a changing command that do nothing alone, or contradict each other."""
+    if (form is None) != (out is None):
+        raise SettingsError("--form and --out belong together", where=where, mend="give both, or neither")
+    if resume and restart:
+        raise SettingsError("--resume and --restart contradict each other", where=where, mend="choose one")

@@ -36,7 +36,6 @@ Data = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="Most questions, shared out over the groups.")]
 Out = Annotated[str | None, typer.Option("--out", help="New folder for page, picture, measures and rows.")]
-HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
 def command(
@@ -52,7 +51,7 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
-    help_all: HelpAll = False,
+    help_all: options.HelpAll = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Ask one model or several what they know; each answer is stored in the ledger.

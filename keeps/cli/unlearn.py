@@ -10,7 +10,6 @@ import typer
 from keeps.cli import options
 from keeps.cli.generated import command_text, option_value, with_settings
 from keeps.cli.terminal import terminal
-from keeps.errors import SettingsError
 from keeps.registry import find_method
 
 DEFAULT_METHOD = "npo"
@@ -46,7 +45,6 @@ RelearnSteps = Annotated[
     int, typer.Option("--relearn-steps", min=0, help="With --verify: steps of the relearning attack; 0: none.")
 ]
 Form = Annotated[str | None, typer.Option("--form", help="Write the result to --out too, as lora, merged or memory.")]
-HelpAll = Annotated[bool, typer.Option("--help-all", help="Show this with the advanced settings and exit.")]
 
 
 def command(
@@ -71,7 +69,7 @@ def command(
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
-    help_all: HelpAll = False,
+    help_all: options.HelpAll = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Take knowledge out of a model, and show what it forgot, what it kept, and what it lost beside that.
@@ -80,10 +78,7 @@ def command(
     memorised, can one tell that it was learned, do other wordings or a few steps of training bring it back?
     """
     del debug, help_all  # read from the command line before anything else
-    if (form is None) != (out is None):
-        raise SettingsError("--form and --out belong together", where="keeps unlearn", mend="give both, or neither")
-    if resume and restart:
-        raise SettingsError("--resume and --restart contradict each other", where="keeps unlearn", mend="choose one")
+    options.check_together("keeps unlearn", form=form, out=out, resume=resume, restart=restart)
     from keeps import jobs
     from keeps.cli.show import show_diff, show_table
 

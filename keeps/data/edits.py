@@ -165,6 +165,20 @@ def check_edits(edits: Sequence[Edit], where: str) -> None:
         _refuse_contradictions(edit, Row({}, f"{where}, edit {edit.id}"))
 
 
+def check_agreement(edits: Iterable[Edit]) -> None:
+    """Refuse edits of one prompt, whatever its case and spaces, that want different answers.
+
+    Raises:
+        RecordError: two do.
+    """
+    said: dict[str, Edit] = {}
+    for edit in edits:
+        other = said.setdefault(" ".join(edit.prompt.casefold().split()), edit)
+        if other.target_new != edit.target_new:
+            what = f'the edits {other.id} and {edit.id} want "{other.target_new}" and "{edit.target_new}" of one prompt'
+            raise RecordError(what, where=edit.prompt, mend="keep one of them")
+
+
 def _refuse_contradictions(edit: Edit, row: Row) -> None:
     if edit.subject and edit.subject.casefold() not in edit.prompt.casefold():
         raise row.error(f'the prompt does not name the subject "{edit.subject}"', "name it in the prompt", "prompt")

@@ -34,9 +34,8 @@ from keeps.models.moments import stored_null_basis
 from keeps.numerics.editing import Moment, in_null_space
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import Spread, together
+from keeps.training.locate_edit import LocateAndEdit, Spread, together
 from keeps.training.locate_settings import ManyLayersSettings
-from keeps.training.value_objectives import Objective
 from keeps.weights.files import load_tensors, save_tensors
 
 KEYS = "keys/earlier.safetensors"  # K_p by layer, so that later edits spare these
@@ -62,18 +61,14 @@ class AlphaEditSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class AlphaEdit:
+class AlphaEdit(LocateAndEdit):
     """Null-space constrained knowledge editing."""
 
     Settings = AlphaEditSettings
 
     def __init__(self, settings: AlphaEditSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.earlier: dict[int, Tensor] = {}  # layer -> K_p (in, p)
-
-    def objective(self) -> Objective:
-        """What the values are optimised for."""
-        return self.settings.objective()
 
     def continue_from(self, folder: Path) -> None:
         """Spare the keys of the edits in ``folder``, on top of which the next ones are made."""

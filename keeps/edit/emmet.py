@@ -27,9 +27,8 @@ from keeps.models.language_model import LanguageModel
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import Spread, together
+from keeps.training.locate_edit import LocateAndEdit, Spread, together
 from keeps.training.locate_settings import ManyLayersSettings
-from keeps.training.value_objectives import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +51,10 @@ class EMMETSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class EMMET:
+class EMMET(LocateAndEdit):
     """Equality-constrained mass model editing."""
 
     Settings = EMMETSettings
-
-    def __init__(self, settings: EMMETSettings) -> None:
-        self.settings = settings
-
-    def objective(self) -> Objective:
-        """What the values are optimised for."""
-        return self.settings.objective()
 
     def __call__(
         self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run

@@ -33,9 +33,8 @@ from keeps.models.language_model import LanguageModel
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import Spread, together
+from keeps.training.locate_edit import LocateAndEdit, Spread, together
 from keeps.training.locate_settings import ManyLayersSettings
-from keeps.training.value_objectives import Objective
 
 PUBLISHED_STRENGTH, PUBLISHED_WIDTH = 15000.0, 16384  # lambda, and the width of the keys of GPT-J
 
@@ -62,17 +61,10 @@ class MEMITSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class MEMIT:
+class MEMIT(LocateAndEdit):
     """Mass-editing memory in a transformer."""
 
     Settings = MEMITSettings
-
-    def __init__(self, settings: MEMITSettings) -> None:
-        self.settings = settings
-
-    def objective(self) -> Objective:
-        """What the values are optimised for."""
-        return self.settings.objective()
 
     def __call__(
         self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run

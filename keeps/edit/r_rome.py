@@ -30,8 +30,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.models.weight_writer import Keys
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
-from keeps.training.locate_edit import Solve, one_by_one
-from keeps.training.value_objectives import Objective
+from keeps.training.locate_edit import LocateAndEdit, Solve, one_by_one
 from keeps.training.value_vectors import Value
 
 
@@ -44,17 +43,10 @@ from keeps.training.value_vectors import Value
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class RROME:
+class RROME(LocateAndEdit):
     """ROME rebuilt."""
 
     Settings = ROMESettings
-
-    def __init__(self, settings: ROMESettings) -> None:
-        self.settings = settings
-
-    def objective(self) -> Objective:
-        """What the value is optimised for."""
-        return self.settings.objective()
 
     def __call__(
         self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run

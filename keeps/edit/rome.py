@@ -33,9 +33,8 @@ from keeps.models.weight_writer import Keys
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import Solve, one_by_one
+from keeps.training.locate_edit import LocateAndEdit, Solve, one_by_one
 from keeps.training.locate_settings import OneLayerSettings
-from keeps.training.value_objectives import Objective
 from keeps.training.value_vectors import Value
 
 
@@ -55,17 +54,10 @@ class ROMESettings(OneLayerSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class ROME:
+class ROME(LocateAndEdit):
     """Rank-one model editing."""
 
     Settings = ROMESettings
-
-    def __init__(self, settings: ROMESettings) -> None:
-        self.settings = settings
-
-    def objective(self) -> Objective:
-        """What the value is optimised for."""
-        return self.settings.objective()
 
     def __call__(
         self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keeps.data.edits import Edit, check_edits
-from keeps.errors import RecordError, TrainingError
+from keeps.data.edits import Edit, check_agreement, check_edits
+from keeps.errors import TrainingError
 from keeps.models.adapters import restore_trainable, trainable_flags
 from keeps.models.batching import pad_right
 from keeps.models.checks import check_context
@@ -157,9 +157,4 @@ def check_targets(edits: Sequence[Edit]) -> None:
         RecordError: one contradicts itself, or two want different targets of one prompt.
     """
     check_edits(edits, "edits")
-    wanted: dict[str, Edit] = {}
-    for edit in edits:
-        other = wanted.setdefault(" ".join(edit.prompt.casefold().split()), edit)
-        if other.target_new != edit.target_new:
-            what = f'the edits {other.id} and {edit.id} want "{other.target_new}" and "{edit.target_new}" of one prompt'
-            raise RecordError(what, where=edit.prompt, mend="keep one of them")
+    check_agreement(edits)

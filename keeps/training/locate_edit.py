@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from keeps.contracts import Run
-from keeps.data.edits import Edit, check_edits
+from keeps.data.edits import Edit, check_agreement, check_edits
 from keeps.errors import RecordError
 from keeps.models.changes import AdapterChange
 from keeps.models.edit_files import EditEntry, finish_weights
@@ -26,6 +26,7 @@ from keeps.models.own_prefixes import stored_prefixes
 from keeps.models.suffixes import Site, adds_to_block
 from keeps.models.weight_writer import Keys, Writer, keys_of, writing
 from keeps.numerics.editing import Moment
+from keeps.training.edit_losses import probabilities
 from keeps.training.locate_settings import LocateSettings, ManyLayersSettings, OneLayerSettings
 from keeps.training.value_objectives import Objective
 from keeps.training.value_vectors import Value, find_values
@@ -36,6 +37,17 @@ NORM_WATCH = 0.5  # size of an update, as a share of its weight, above which a s
 Solve = Callable[[int, Keys, Value], tuple[Tensor, Tensor]]  # layer, keys and value of one edit -> A, B
 Spread = Callable[[int, Tensor], Tensor]  # layer and its keys (in, n) -> A (n, in)
 After = Callable[[Mapping[int, Tensor]], None]  # keys (in, n) of each layer once a batch is written
+
+
+class LocateAndEdit:
+    """What the methods of this engine share: their settings, and the loss that a value is searched for."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def objective(self) -> Objective:
+        """What values are optimised for; LTI puts another one in its place."""
+        return self.settings.objective()
 
 
 def statistics(model: LanguageModel, layers: Sequence[int], settings: LocateSettings, run: Run) -> dict[int, Moment]:
@@ -62,15 +74,11 @@ def check_editable(model: LanguageModel, edits: Sequence[Edit], settings: Locate
     """
     check_edits(edits, "edits")
     settings.check_model(model)
-    said: dict[str, Edit] = {}
     for edit in edits:
         if not edit.subject.strip():
             what = "the edit names no subject, and the method writes to where the model looks it up"
             raise RecordError(what, where=f"edit {edit.id}", mend="name the subject, or use ft, lora, grace or ike")
-        other = said.setdefault(" ".join(edit.prompt.casefold().split()), edit)
-        if other.target_new != edit.target_new:
-            what = f'the edits {other.id} and {edit.id} want "{other.target_new}" and "{edit.target_new}" of one prompt'
-            raise RecordError(what, where=edit.prompt, mend="keep one of them")
+    check_agreement(edits)
 
 
 def one_by_one(
@@ -179,9 +187,7 @@ def _write_layers(
 
 def _entry(model: LanguageModel, edit: Edit, share: Mapping[str, Any], value: Value) -> EditEntry:
     """The line of an edit, with what the model now makes of it."""
-    scored = model.logprob([edit.prompt], [edit.target_new])[0]
-    probability = float(torch.tensor(scored.logprob / scored.tokens).exp())
-    return EditEntry.of(edit, share, loss=value.loss, steps=value.steps, probability=probability)
+    return EditEntry.of(edit, share, loss=value.loss, steps=value.steps, probability=probabilities(model, [edit])[0])
 
 
 def _measured(run: Run, writer: Writer, layers: Sequence[int], edits: int, started: float) -> None:

@@ -15,7 +15,6 @@ the edited from the unedited model).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +23,11 @@ from torch import Tensor
 from keeps.contracts import Run
 from keeps.data.edits import Edit
 from keeps.errors import TrainingError
-from keeps.models.adapters import restore_trainable, trainable_flags
 from keeps.models.edit_rows import Reading, Row
 from keeps.models.language_model import LanguageModel
-from keeps.models.projection import evaluating
 from keeps.models.suffixes import Site, rows_to_run
 from keeps.training.circumstances import attention_for
+from keeps.training.edit_losses import frozen
 from keeps.training.value_objectives import Objective, Problem, Seen
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # padded tokens a step, from the subject on
@@ -83,7 +81,7 @@ def find_values(
     found: dict[int, Value] = {}
     order = sorted(range(len(edits)), key=lambda number: _width(rows[number]))
     budget = TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE["cuda"])
-    with _frozen(model), attention_for(model.model, max(len(r.tokens) for some in rows for r in some), model.device):
+    with frozen(model), attention_for(model.model, max(len(r.tokens) for some in rows for r in some), model.device):
         for part in _parts(order, rows, budget):
             flat = [_renumbered(row, place) for place, number in enumerate(part) for row in rows[number]]
             problem = Problem(model, [edits[number] for number in part], flat, search.layer, search.site)
@@ -206,15 +204,3 @@ def _not_finite(problem: Problem, active: Sequence[int], losses: Tensor) -> Trai
     number = active[int((~torch.isfinite(losses)).nonzero()[0])]
     mend = "lower the learning rate, or load the model in float32"
     return TrainingError("the loss of an edit is no number", where=f"edit {problem.edits[number].id}", mend=mend)
-
-
-@contextmanager
-def _frozen(model: LanguageModel) -> Iterator[None]:
-    """No weight takes a gradient, and dropout is off; as it was afterwards."""
-    flags = trainable_flags(model.model)
-    try:
-        model.model.requires_grad_(False)
-        with evaluating(model.model):
-            yield
-    finally:
-        restore_trainable(model.model, flags)

@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from method_contract import has_form, left_alone, tensors_of
 
 from keeps.contracts import Run
 from keeps.data.records import Example, RecordSet
-from keeps.errors import KeepsError
 from keeps.models import LanguageModel
 from keeps.models.changes import load_change, source_of
 from keeps.models.logits import CHECK_TEXTS, check_logits, largest_difference
 from keeps.registry import FORMS, find_method
-from keeps.weights import load_tensors
 
 LEARN = RecordSet("learn", tuple(Example(f"l{n}", f"The number after {n} is", str(n + 1)) for n in range(12)))
 KEEP = RecordSet("keep", tuple(Example(f"k{n}", f"The double of {n} is", str(2 * n)) for n in range(12)))
@@ -94,7 +92,7 @@ class Contract:
             assert 0 <= record.measures["export_difference"] < 1e-4
         info = find_method(method, "adapt")
         forms = info.forms_with(info.settings.from_mapping(record.settings))
-        assert set(forms) == {form for form in FORMS if _has_form(change, form)}, "said before training, true after it"
+        assert set(forms) == {form for form in FORMS if has_form(change, form)}, "said before training, true after it"
         names = {path.name for path in change.folder.iterdir()}
         assert "start.safetensors" not in names
         assert not any(name.endswith(".partial") for name in names)
@@ -106,19 +104,6 @@ class Contract:
         too_long = RecordSet("long", (*self.learn, Example("long", "word " * 200, "end")))
         with pytest.raises(ContextLengthError, match='record "long"'):
             Contract(self.model, self.folder, learn=too_long).run(method, **settings)
-
-
-def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a run's folder."""
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_tensors(path).items()}
-
-
-def _has_form(change: Any, form: str) -> bool:
-    try:
-        change.check_form(form)
-    except KeepsError:
-        return False
-    return True
 
 
 def _plainly_loaded(folder: Path, base: str) -> Any:
@@ -138,10 +123,5 @@ def loaded_tiny(tiny_llama_folder: Path) -> LanguageModel:
 @pytest.fixture
 def contract(loaded_tiny: LanguageModel, tmp_path: Path) -> Any:
     """A :class:`Contract` whose model must be bit by bit the same after the test."""
-    module = loaded_tiny.model
-    before, flags = loaded_tiny.fingerprint, [parameter.requires_grad for parameter in module.parameters()]
-    yield Contract(loaded_tiny, tmp_path)
-    assert loaded_tiny.fingerprint == before
-    assert [parameter.requires_grad for parameter in module.parameters()] == flags
-    assert all(parameter.grad is None for parameter in module.parameters())
-    assert not module.training
+    with left_alone(loaded_tiny):
+        yield Contract(loaded_tiny, tmp_path)

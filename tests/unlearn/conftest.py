@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from method_contract import has_form, left_alone, tensors_of
 from torch import Tensor
 
 from keeps.contracts import Run
 from keeps.data.records import Example, RecordSet
-from keeps.errors import EmptySetError, InterruptedRunError, KeepsError, RecordError
+from keeps.errors import EmptySetError, InterruptedRunError, RecordError
 from keeps.models import LanguageModel
 from keeps.models.changes import load_change
 from keeps.models.logits import check_logits, largest_difference
@@ -23,7 +24,6 @@ from keeps.training import unlearn
 from keeps.training.examples import tokenise
 from keeps.training.loop import train
 from keeps.training.settings import TrainingSettings
-from keeps.weights import load_tensors
 
 FORGET = RecordSet("forget", tuple(Example(f"f{n}", f"The number after {n} is", str(n + 1)) for n in range(6)))
 RETAIN = RecordSet("retain", tuple(Example(f"r{n}", f"The double of {n} is", str(2 * n)) for n in range(6)))
@@ -90,7 +90,7 @@ class Contract:
             assert largest_difference(moved, check_logits(self.model.model, self.model.tokenizer)) > 1e-4
             info = find_method(method, "unlearn")
             forms = info.forms_with(info.settings.from_mapping(change.record.settings))
-            assert set(forms) == {form for form in FORMS if _has_form(change, form)}
+            assert set(forms) == {form for form in FORMS if has_form(change, form)}
 
     def check_refusals(self, method: str, **settings: Any) -> None:
         """Nothing to forget, a record in both sets, an answer without a token."""
@@ -142,22 +142,9 @@ def _with_hook(real: Any, stop: Any, *args: Any, **options: Any) -> Any:
     return real(*args, **{**options, "after_step": stop})
 
 
-def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a run's folder."""
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_tensors(path).items()}
-
-
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether both hold the same bits under the same names."""
     return bool(one) and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def _has_form(change: Any, form: str) -> bool:
-    try:
-        change.check_form(form)
-    except KeepsError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")
@@ -175,10 +162,5 @@ def loaded_tiny(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def contract(loaded_tiny: LanguageModel, tmp_path: Path) -> Any:
     """A :class:`Contract` whose model must be bit by bit the same after the test."""
-    module = loaded_tiny.model
-    before, flags = loaded_tiny.fingerprint, [parameter.requires_grad for parameter in module.parameters()]
-    yield Contract(loaded_tiny, tmp_path)
-    assert loaded_tiny.fingerprint == before
-    assert [parameter.requires_grad for parameter in module.parameters()] == flags
-    assert all(parameter.grad is None for parameter in module.parameters())
-    assert not module.training
+    with left_alone(loaded_tiny):
+        yield Contract(loaded_tiny, tmp_path)
