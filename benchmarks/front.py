@@ -1,10 +1,12 @@
-"""Every method of `keeps adapt` on one job: what it learned against what it kept, each at its own best rate.
+"""Every method of `keeps adapt` on a job: what it learned against what it kept, each at its own best rate.
 
     python benchmarks/front.py --workspace front --out front
+    python benchmarks/front.py --workspace front --out front --job skill
 
-The job is that of the claims `baselines` and `null_lora` (calling codes that the model does not know are taught, facts
-that it knows and that no method has seen are asked), and so are the rule by which a rate is chosen, on other facts than
-those reported, and the seeds. Runs that are in the workspace already are not repeated; an interrupted run continues.
+The job `facts` is that of the claims `baselines` and `null_lora` (calling codes that the model does not know are
+taught, facts that it knows and that no method has seen are asked), and so are the rule by which a rate is chosen, on
+other facts than those reported, and the seeds. The job `skill` teaches 1,000 dates in one pass and asks 100 others (see
+`keeps/claims/skill.py`). Runs that are in the workspace already are not repeated; an interrupted run continues.
 Full fine-tuning has a grid of a tenth of the rates, as its default rate is a tenth of an adapter's.
 """
 
@@ -25,6 +27,7 @@ from keeps.claims.baselines import VARIANTS as BASELINES
 from keeps.claims.job import Outcome, Variants
 from keeps.claims.null_lora import OUR_START
 from keeps.claims.null_lora import VARIANTS as NULL_LORA
+from keeps.claims.skill import skill_job
 from keeps.cli.progress import LineProgress
 from keeps.ledger.figures import MUTED, PALETTE, PAPER, WIDTH, dress, new_figure, save_figure
 from keeps.ledger.labels import place_labels
@@ -42,6 +45,9 @@ OTHERS: Variants = {
     "full": ("full", {}),
 }
 VARIANTS: Variants = {**BASELINES, **NULL_LORA, **STARTS, **OTHERS}
+JOBS = {"facts": small_job, "skill": skill_job}
+TITLES = {"facts": "Ten new facts", "skill": "Dates in ISO form"}
+LEARNED = {"facts": "new facts answered in an unseen wording (%)", "skill": "other dates converted (%)"}
 OURS = tuple(name for name in NULL_LORA if name.startswith("null_lora"))
 
 
@@ -52,19 +58,20 @@ def grid_of(name: str) -> tuple[Sequence[float], float]:
     return RATES, OUR_START if name in OURS else START
 
 
-def measured(names: Sequence[str], run: ClaimRun) -> dict[str, list[Outcome]]:
+def measured(task: str, names: Sequence[str], run: ClaimRun) -> dict[str, list[Outcome]]:
     """The outcomes of each variant at its best rate, a seed each."""
-    job = small_job(LanguageModel.load(progress=run.progress), run, VARIANTS, "python benchmarks/front.py")
+    model = LanguageModel.load(progress=run.progress)
+    job = JOBS[task](model, run, VARIANTS, f"python benchmarks/front.py --job {task}")
     job.disjoint()
     return report(job, {name: job.climb(name, *grid_of(name))[0] for name in names})
 
 
-def draw(found: Mapping[str, Sequence[Outcome]], path: Path) -> None:
-    """What is answered in an unseen wording against what is kept; bars are 95 % intervals over seeds."""
+def draw(task: str, found: Mapping[str, Sequence[Outcome]], path: Path) -> None:
+    """What is answered in an unseen wording, or of the exam, against what is kept; 95 % intervals over seeds."""
     figure = new_figure(WIDTH, 5.6)
     axes = figure.add_subplot()
-    title = f"Ten new facts, {len(SEEDS)} seeds, every method at its best rate"
-    dress(axes, x="new facts answered in an unseen wording (%)", y="known facts still right (%)", title=title)
+    title = f"{TITLES[task]}, {len(SEEDS)} seeds, every method at its best rate"
+    dress(axes, x=LEARNED[task], y="known facts still right (%)", title=title)
     places = []
     for number, (name, side) in enumerate(found.items()):
         x, y = (mean_interval([100 * getattr(one, axis) for one in side]) for axis in ("unseen", "kept"))
@@ -93,16 +100,19 @@ def unbeaten(found: Mapping[str, Sequence[Outcome]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", default="facts", choices=list(JOBS), help="what is taught")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--workspace", type=Path, default=Path("keeps-runs"))
-    parser.add_argument("--out", type=Path, default=Path("front"), help="front.json and front.png are written there")
+    parser.add_argument(
+        "--out", type=Path, default=Path("front"), help="front_JOB.json and front_JOB.png are written there"
+    )
     options = parser.parse_args()
     run = ClaimRun(workspace=options.workspace, progress=LineProgress(Console(stderr=True)))
-    found = measured(options.variants, run)
+    found = measured(options.job, options.variants, run)
     options.out.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {**run.tables, "not beaten in unseen wordings and kept": unbeaten(found)}
-    atomic_write_bytes(options.out / "front.json", (json.dumps(document, indent=2) + "\n").encode())
-    draw(found, options.out / "front.png")
+    atomic_write_bytes(options.out / f"front_{options.job}.json", (json.dumps(document, indent=2) + "\n").encode())
+    draw(options.job, found, options.out / f"front_{options.job}.png")
     for name, side in sorted(found.items(), key=lambda item: -mean_interval([one.kept for one in item[1]]).value):
         figures = {axis: mean_interval([getattr(one, axis) for one in side]).value for axis in ("unseen", "kept")}
         shift = mean_interval([one.text_shift for one in side]).value

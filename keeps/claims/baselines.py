@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
-from keeps.claims.job import ENOUGH, KeepingJob, Outcome, Variants, ends, kept_check
+from keeps.claims.job import ENOUGH, KeepingJob, Outcome, Variants, ends, facts_to_teach, kept_check
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
@@ -76,7 +76,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
 
 def small_job(model: LanguageModel, run: ClaimRun, variants: Variants, command: str) -> KeepingJob:
     """The job of this claim, which that of ``null_lora`` shares."""
-    options: dict[str, Any] = {"learn": LEARN, "keep": KEEP, "taught": TAUGHT, "common": COMMON}
+    options: dict[str, Any] = {"learn": facts_to_teach(LEARN, TAUGHT), "keep": KEEP, "common": COMMON}
     return KeepingJob(model, run, variants, **options, command=command, merit=lambda outcome: outcome.balance)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.corda_context import context_checks
 from keeps.claims.corda_exactness import exactness_checks
-from keeps.claims.job import TARGET_LOSS, KeepingJob, Outcome, ends, kept_check
+from keeps.claims.job import TARGET_LOSS, KeepingJob, Outcome, ends, facts_to_teach, kept_check
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
@@ -43,7 +43,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Learning against keeping, then exactness and context."""
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
-    options: dict[str, Any] = {"learn": LEARN, "keep": KEEP, "taught": TAUGHT, "common": COMMON}
+    options: dict[str, Any] = {"learn": facts_to_teach(LEARN, TAUGHT), "keep": KEEP, "common": COMMON}
     job = KeepingJob(model, run, VARIANTS, **options, command="keeps reproduce corda")
     yield job.disjoint()
     rates = {name: _best_rate(job, name) for name in VARIANTS}

@@ -29,7 +29,7 @@ class Outcome:
     """One run in numbers. Shares are in [0, 1]."""
 
     learned: float
-    unseen: float  # learned in a wording that was not trained on
+    unseen: float  # learned in a wording that was not trained on; of a skill: in the exam
     kept: float
     text_shift: float
     steps: int
@@ -56,11 +56,12 @@ class KeepingJob:
     """The job, once per part of the data; runs are in the ledger and found there again.
 
     Args:
-        learn: what is taught; ``taught`` facts of its train part while choosing, of its test part for the report.
+        learn: what is taught while choosing, and for the report; see :func:`facts_to_teach`.
         keep: what is to be kept.
         common: settings of every variant whose method has them.
         command: what to type to repeat it.
         merit: what a rate is chosen by; the largest wins.
+        exams: what is asked about the learn set and never trained on, a part each.
     """
 
     def __init__(
@@ -69,24 +70,18 @@ class KeepingJob:
         run: ClaimRun,
         variants: Variants,
         *,
-        learn: str,
+        learn: Mapping[Split, RecordSet],
         keep: str,
-        taught: int,
         common: Mapping[str, Any],
         command: str,
         merit: Callable[[Outcome], tuple[bool, float, float]] = lambda outcome: outcome.merit,
+        exams: Mapping[Split, RecordSet] | None = None,
     ) -> None:
-        self.merit = merit
+        self.merit, self.learn, self.exams = merit, learn, exams or {}
         self.model, self.run, self.variants = model, run, variants
         self.keep, self.common, self.command = keep, common, command
         self.space = Workspace(run.workspace)
         self.costs: dict[str, list[Mapping[str, Any]]] = {}  # what the runs on the test part measured on themselves
-        facts = load_records(learn)
-        self.learn: dict[Split, RecordSet] = {
-            # what is taught while choosing is not what is taught for the report
-            "validation": replace(facts, source=f"{learn}, train part", records=facts.part("train").records[:taught]),
-            "test": replace(facts, source=f"{learn}, test part", records=facts.part("test").records[:taught]),
-        }
 
     def disjoint(self) -> Check:
         """Calibration and report share no subject."""
@@ -143,6 +138,7 @@ class KeepingJob:
             resume=True,
             report=part,
             ask_calibrated=False,
+            exam=self.exams.get(part),
             command=self.command,
             progress=self.run.progress,
         )
@@ -155,10 +151,19 @@ class KeepingJob:
             return [(step, value) for name, step, value in ledger.curves(run_id) if name == "epoch_loss"]
 
 
+def facts_to_teach(learn: str, count: int) -> dict[Split, RecordSet]:
+    """``count`` facts of the train part for choosing, and as many of the test part for the report."""
+    facts = load_records(learn)
+    return {
+        "validation": replace(facts, source=f"{learn}, train part", records=facts.part("train").records[:count]),
+        "test": replace(facts, source=f"{learn}, test part", records=facts.part("test").records[:count]),
+    }
+
+
 def outcome_of(done: AdaptOutcome, curve: Sequence[tuple[int, float]]) -> Outcome:
     """The numbers of a finished run and the mean loss of its epochs."""
     learn, keep, text = done.diff.total("learn"), done.diff.total("keep"), done.diff.text_total()
-    unseen = done.diff.total("learn, unseen wording")
+    unseen = done.diff.total("learn, unseen wording") or done.diff.total("exam")
     assert learn is not None
     assert unseen is not None
     assert keep is not None

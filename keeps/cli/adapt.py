@@ -18,6 +18,7 @@ EXAMPLES = (
     "keeps adapt",
     "keeps adapt --learn world:unknown:atomic_number --keep world:known --method corda",
     "keeps adapt --learn new.jsonl --keep known.csv --method lora --rank 8 --model ./my-model",
+    "keeps adapt --learn dates.jsonl --exam other_dates.jsonl --method lora",
     "keeps adapt --form merged --out ./merged-model",
     "keeps adapt --method corda --spectrum --out ./spectra",
     "keeps adapt --method corda --help-all",
@@ -35,12 +36,16 @@ Stones = Annotated[
         help="Train on prompts that lead to improbable answers, which then leak less: no, templates, or model.",
     ),
 ]
+Exam = Annotated[
+    str | None, typer.Option("--exam", help="Questions about what is taught that are asked and never trained on.")
+]
 
 
 def command(
     *,
     learn: options.Learn = None,
     keep: options.Keep = None,
+    exam: Exam = None,
     method: Method = DEFAULT_METHOD,
     model: options.Model = options.DEFAULT_MODEL,
     seed: options.Seed = 0,
@@ -68,9 +73,9 @@ def command(
     del debug, help_all  # read from the command line before anything else
     data: dict[str, Any] = {key: value for key, value in (("learn", learn), ("keep", keep)) if value is not None}
     if spectrum:
-        if form is not None or resume or restart or stepping_stones != "no":
-            what = "--spectrum trains nothing, so there is nothing to continue, to rewrite or to export"
-            mend = "leave --form, --resume, --restart and --stepping-stones out"
+        if form is not None or resume or restart or exam is not None or stepping_stones != "no":
+            what = "--spectrum trains nothing, so there is nothing to continue, to rewrite, to ask or to export"
+            mend = "leave --form, --resume, --restart, --exam and --stepping-stones out"
             raise SettingsError(what, where="keeps adapt", mend=mend)
         common = {"device": device, "out": out, "trust_remote_code": trust_remote_code}
         options_of_job = {**data, "method": method, "model": model, "settings": settings, "seed": seed, **common}
@@ -82,9 +87,10 @@ def command(
 
     if form is not None and out is not None:
         jobs.check_export(method, settings, form, out)
-    stones = {} if stepping_stones == "no" else {"stepping_stones": stepping_stones}
+    more: dict[str, Any] = {} if stepping_stones == "no" else {"stepping_stones": stepping_stones}
+    more |= {} if exam is None else {"exam": exam}
     decides = {"learn": learn, "keep": keep, "method": method, "model": model, "seed": seed}
-    decides.update(**stones, **(settings or {}))
+    decides.update(**more, **(settings or {}))
     with terminal(json=json, quiet=quiet) as term:
         outcome = jobs.adapt(
             **data,
@@ -96,7 +102,7 @@ def command(
             workspace=workspace,
             resume=resume,
             restart=restart,
-            stepping_stones=stepping_stones,
+            **more,
             command=command_text("adapt", decides),
             progress=term.progress,
             trust_remote_code=trust_remote_code,

@@ -82,10 +82,14 @@ def _sampled(part: str, marks: Mapping[str, str]) -> Sequence[Record]:
     if not (count.isascii() and count.isdigit() and int(count) > 0):
         mend = "write a whole number above 0 after #, as in world:capital#40"
         raise SettingsError(f'"{count}" is no number of records', where=part, mend=mend)
-    records = _part(name, marks)
+    return sampled(_part(name, marks), int(count))
+
+
+def sampled(records: Sequence[Record], count: int) -> list[Record]:
+    """At most ``count`` of ``records`` in their order, the same ones each time, whatever the seed."""
     # The order of a hash is a random one that neither the seed nor other records change.
     first = sorted(range(len(records)), key=lambda index: hashlib.sha256(records[index].id.encode()).digest())
-    return [records[index] for index in sorted(first[: int(count)])]
+    return [records[index] for index in sorted(first[:count])]
 
 
 def _part(part: str, marks: Mapping[str, str]) -> tuple[Record, ...]:

@@ -11,7 +11,7 @@ from keeps.contracts import Progress, Run, SilentProgress
 from keeps.data.records import RecordSet, Split
 from keeps.errors import SettingsError, nearest
 from keeps.jobs.attempt import Attempt
-from keeps.jobs.data import DEFAULT_KEEP, DEFAULT_LEARN, check_data, job_data
+from keeps.jobs.data import ASKED_OF_LEARN, DEFAULT_KEEP, DEFAULT_LEARN, check_data, job_data
 from keeps.jobs.job import AdaptOutcome as AdaptOutcome
 from keeps.jobs.job import Job
 from keeps.jobs.models import marks_for
@@ -41,6 +41,7 @@ def adapt(
     report: Split = "test",
     ask_calibrated: bool = True,
     stepping_stones: str = "no",
+    exam: str | RecordSet | None = None,
     command: str = "",
     progress: Progress | None = None,
     trust_remote_code: bool = False,
@@ -66,6 +67,8 @@ def adapt(
         ask_calibrated: ask the part that the method may calibrate on as well.
         stepping_stones: train on prompts that lead to their answers (``"templates"``, or ``"model"`` to let the model
             write them; see :mod:`keeps.training.stepping_stones`), where these are improbable. What is asked stays.
+        exam: what is asked about the learn set and never trained on, such as other examples of a skill. (Of a learn
+            set of more than 250 records, 250 are asked; all are taught.)
         command: what to type to repeat the run, stored with it.
 
     Raises:
@@ -83,7 +86,7 @@ def adapt(
     if stepping_stones not in ("no", *WRITERS):
         mend = nearest(stepping_stones, ("no", *WRITERS))
         raise SettingsError(f'stepping_stones is "{stepping_stones}"', where="adapt", mend=mend)
-    check_data(learn, keep, report=report)
+    check_data(learn, keep, report=report, exam=exam)
     space = Workspace(workspace)
     space.ensure()
     shown = progress if progress is not None and is_main_process() else SilentProgress()
@@ -93,7 +96,9 @@ def adapt(
     base = model
     chosen.check_model(base)
     marks = from_main(lambda: marks_for(base, learn, keep, progress=shown), device=device)
-    data = job_data(learn, keep, marks=marks, report=report, ask_calibrated=ask_calibrated)
+    data = job_data(learn, keep, marks=marks, report=report, ask_calibrated=ask_calibrated, exam=exam)
+    if len(data.learn) > ASKED_OF_LEARN:
+        shown.message(f"{len(data.learn)} records are taught, and {ASKED_OF_LEARN} of them asked before and after")
     if stepping_stones != "no":
         told = Run(space.path, progress=shown)
         stones = from_main(lambda: with_stones(base, data.learn, stepping_stones, run=told)[0], device=device)

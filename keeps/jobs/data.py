@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from keeps.contracts import Probe, Question
 from keeps.data.records import UNSEEN_FROM, Fact, Passage, Record, RecordSet, Split
-from keeps.data.select import load_records
+from keeps.data.select import load_records, sampled
 from keeps.data.world import MARKS, RELATIONS, few_shot_examples, few_shot_prompt, relation_facts
 from keeps.errors import EmptySetError, RecordError
 from keeps.probe.facts import FactProbe
@@ -23,6 +23,7 @@ DEFAULT_LEARN = "world:unknown:atomic_number,world:unknown:capital"
 DEFAULT_KEEP = "world:known:symbol,world:known:capital,world:known:continent"
 CALIBRATION_PASSAGES = 24  # paragraphs of running text added to what a method may calibrate on
 PROBE_PASSAGES = 12  # held-out paragraphs whose perplexity is reported
+ASKED_OF_LEARN = 250  # records of a long learn set that are asked before and after; all are taught
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def job_data(
     marks: Mapping[str, str] | None = None,
     report: Split = "test",
     ask_calibrated: bool = True,
+    exam: str | RecordSet | None = None,
 ) -> JobData:
     """Read both sets and divide them.
 
@@ -61,13 +63,15 @@ def job_data(
         marks: fact id to mark for the model at hand (default: the default model's).
         report: the part of the keep set that is asked and reported.
         ask_calibrated: ask the train part too, in a group of its own that shows what calibration saw.
+        exam: what is asked about the learn set but never trained on, such as other examples of a skill.
 
     Raises:
         EmptySetError: nothing to learn, nothing is left to keep, or no part of it to calibrate on or report.
-        RecordError: a record to keep has the id of a different one that is taught.
+        RecordError: a record to keep has the id of a different one that is taught, or one of the exam is taught.
     """
     taught, kept = load_records(learn, marks=marks), load_records(keep, marks=marks)
     kept = _without_taught(kept, taught)
+    held_out = RecordSet("", ()) if exam is None else _untaught(load_records(exam, marks=marks), taught)
     for part in ("train", report):
         if not len(kept.part(part)):
             raise EmptySetError(
@@ -79,16 +83,19 @@ def job_data(
     seen = {record.id for record in kept}
     fresh = [record for record in text.part("train") if record.id not in seen]
     calibration = kept.part("train").records + tuple(fresh[:CALIBRATION_PASSAGES])
-    probe = _probe(taught, kept, text, report, ask_calibrated)
+    asked = replace(taught, records=tuple(sampled(taught.records, ASKED_OF_LEARN)))
+    probe = _probe(asked, held_out, kept, text, report, ask_calibrated)
     return JobData(taught, RecordSet(kept.source, calibration), probe)
 
 
-def check_data(learn: str | RecordSet, keep: str | RecordSet, *, report: Split = "test") -> None:
+def check_data(
+    learn: str | RecordSet, keep: str | RecordSet, *, report: Split = "test", exam: str | RecordSet | None = None
+) -> None:
     """Refuse bad data before minutes are spent on a model; raises as :func:`job_data`.
 
     A set that is empty for the default model's marks may hold something for those of another one.
     """
-    for spec in (learn, keep):
+    for spec in (learn, keep, *(() if exam is None else (exam,))):
         try:
             load_records(spec)
         except EmptySetError:
@@ -96,9 +103,9 @@ def check_data(learn: str | RecordSet, keep: str | RecordSet, *, report: Split =
                 raise
             return  # what the sets have in common is found out with the model's own marks
     try:
-        job_data(learn, keep, report=report)
+        job_data(learn, keep, report=report, exam=exam)
     except EmptySetError:
-        if not (names_marks(learn) or names_marks(keep)):
+        if not any(names_marks(spec) for spec in (learn, keep, exam)):
             raise
 
 
@@ -127,15 +134,32 @@ def _without_taught(kept: RecordSet, taught: RecordSet) -> RecordSet:
     return replace(kept, records=left)
 
 
+def _untaught(exam: RecordSet, taught: RecordSet) -> RecordSet:
+    """``exam``, whose records have ids of their own.
+
+    Raises:
+        RecordError: a record of it is taught.
+    """
+    contents = {content_of(record) for record in taught}
+    both = [record.id for record in exam if content_of(record) in contents]
+    if both:
+        what = f'{len(both)} of {len(exam)} records of the exam are taught too, such as "{both[0]}"'
+        raise RecordError(what, where=exam.source, mend="leave them out of one of the two")
+    return replace(exam, records=tuple(replace(record, id=f"exam:{record.id}") for record in exam))
+
+
 def content_of(record: Record) -> str:
     """Hash of a record without its id."""
     return RecordSet("", (replace(record, id=""),)).fingerprint
 
 
-def _probe(learn: RecordSet, keep: RecordSet, text: RecordSet, report: Split, ask_calibrated: bool) -> Probe:
+def _probe(
+    learn: RecordSet, exam: RecordSet, keep: RecordSet, text: RecordSet, report: Split, ask_calibrated: bool
+) -> Probe:
     reported, calibrated = keep.part(report), keep.part(*(("train",) if ask_calibrated else ()))
     questions = [
         *learn_questions(learn),
+        *exam.questions("exam"),
         *keep_questions(reported, "keep"),
         *keep_questions(calibrated, "calibrated"),
     ]
@@ -143,6 +167,7 @@ def _probe(learn: RecordSet, keep: RecordSet, text: RecordSet, report: Split, as
     known: set[str] = set()
     for passages, group in (
         (learn.passages(), "learn: text"),
+        (exam.passages(), "exam: text"),
         (reported.passages(), "keep: text"),
         (calibrated.passages(), "calibrated: text"),
         (text.part(report).passages()[:PROBE_PASSAGES], "text: held-out"),
