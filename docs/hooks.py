@@ -7,6 +7,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 import keeps
+from keeps.cli.measured import with_measured
 from keeps.cli.pages import errors_page, site_pages
 
 
@@ -26,5 +27,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the table of errors where a page asks for it."""
-    return markdown.replace("<!-- errors -->", errors_page())
+    """Put the table of errors, and those of measured figures, where a page asks for them."""
+    return with_measured(markdown.replace("<!-- errors -->", errors_page()))

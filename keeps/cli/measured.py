@@ -1,0 +1,110 @@
+"""Tables of what a claim measured, for pages that say which method to take: made from the evidence, never typed.
+
+A page holds a line ``<!-- measured: CARD -->``, which the site replaces by the table of that card.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keeps.cli.evidence import read_evidence
+
+PLACE = re.compile(r"<!-- measured: (\w+) -->")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure: its key in the evidence, its heading, how it is written (``share``, ``number`` or ``seconds``)."""
+
+    key: str
+    heading: str
+    kind: str = "share"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which table of the evidence is shown, how its rows are called, and what its columns are."""
+
+    table: str
+    rows: str
+    columns: tuple[Column, ...]
+    note: str
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "knowedit": Layout(
+        "methods",
+        "Method",
+        (
+            Column("edits", "Edits", "count"),
+            Column("success", "Success (%)"),
+            Column("rephrase", "Other wordings (%)"),
+            Column("portability", "Consequences (%)"),
+            Column("locality", "Locality (%)"),
+            Column("fluency", "Fluency", "number"),
+            Column("seconds", "Seconds an edit", "seconds"),
+        ),
+        "Every edit alone on the untouched model, except by methods that learn from a batch (`mend`, `serac`, `wise`). "
+        "Intervals: 95 %. Seconds are wall-clock times on two busy cores.",
+    ),
+    "unlearning": Layout(
+        "methods",
+        "Model",
+        (
+            Column("forget memorised", "Forget set memorised (%)"),
+            Column("forget memorised, other wording", "in another wording (%)"),
+            Column("retain memorised", "Retain set memorised (%)"),
+            Column("min-k area", "Membership (50 is ideal)"),
+            Column("text loss shift", "Text loss (nats a token)", "number"),
+            Column("seconds", "Seconds", "seconds"),
+        ),
+        "`before` knows both sets, `retrained` never saw the forget set: the goal. Membership: area under the curve of "
+        "Min-K %, in percent. Every method has the same number of steps; none was tuned.",
+    ),
+}
+
+
+def with_measured(markdown: str) -> str:
+    """``markdown`` with each place for a table filled."""
+    return PLACE.sub(lambda match: measured_table(match.group(1)), markdown)
+
+
+def measured_table(card: str) -> str:
+    """The table of ``card``, or how to measure it.
+
+    Raises:
+        KeyError: no layout is written down for this card.
+    """
+    layout = LAYOUTS[card]
+    found = read_evidence(card)
+    rows = (found or {}).get("tables", {}).get(layout.table)
+    if not found or not rows:
+        return f"Not measured yet: `keeps reproduce {card}`."
+    columns = [column for column in layout.columns if any(column.key in row for row in rows.values())]
+    headings = [layout.rows, *(column.heading for column in columns)]
+    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    for name, row in rows.items():
+        cells = [f"`{name}`", *(written(row.get(column.key), column.kind) for column in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    seeds = ", ".join(str(seed) for seed in found.get("seeds", ()))
+    lines += ["", f"{layout.note} Seeds: {seeds}. `{found.get('command', f'keeps reproduce {card}')}`."]
+    return "\n".join(lines)
+
+
+def written(value: Any, kind: str) -> str:
+    """A figure as it stands in a cell; with an interval, no more digits than that allows.
+
+    >>> written({"value": 0.95, "low": 0.76, "high": 0.99}, "share"), written(0.588, "share"), written(None, "share")
+    ('95 (76 to 99)', '59', '')
+    """
+    if value is None:
+        return ""
+    scale, digits = (100, 0) if kind == "share" else (1, 0 if kind in ("count", "seconds") else 2)
+    if not isinstance(value, Mapping):
+        return f"{scale * value:.{digits}f}"
+    low, high = value.get("low"), value.get("high")
+    text = f"{scale * value['value']:.{digits}f}"
+    return text if low is None or high is None else f"{text} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
