@@ -1,11 +1,13 @@
 """CorDA's preparation against peft's, in CPU seconds and in error, interleaved in one run.
 
-    python benchmarks/corda.py --blocks 6 --rounds 3
+    python benchmarks/corda.py --blocks 30 --samples 32 --rounds 3
 
 Both calibrate on the same samples of real text and cut the same ranks out of the same layers of the
-embedded model. The error is that of the adapter product B A, relative to a float64 singular value
-decomposition of the same covariance (the way of each library: peft divides a sample by its signed
-maximum, which is what ``normalise="max"`` does here), median and largest over the layers.
+embedded model. peft runs at torch's own matmul precision, as its users do, unless
+`--peft-precision medium` gives it what keeps sets for itself. The error is that of the adapter product
+B A, relative to a float64 singular value decomposition of the same covariance (the way of each library:
+peft divides a sample by its signed maximum, which is what ``normalise="max"`` does here), median and
+largest over the layers.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peft-precision", choices=("highest", "medium"), default="highest", help="of its products")
     options = parser.parse_args()
     model = LanguageModel.load()
     text = load_records("text").part("train")
@@ -88,15 +91,19 @@ def main() -> None:
     sequences = [item for item in sequences if len(item) > options.tokens // 2][: options.samples]
     blocks = [round(i * 29 / max(options.blocks - 1, 1)) for i in range(options.blocks)]
     targets = [name for name in find_targets(model.model) if any(f"layers.{block}." in name for block in blocks)]
-    command = f"python benchmarks/corda.py --blocks {options.blocks} --rounds {options.rounds}"
+    command = f"python benchmarks/corda.py --blocks {options.blocks} --samples {options.samples} "
+    command += f"--rounds {options.rounds} --peft-precision {options.peft_precision}"
+    own = torch.get_float32_matmul_precision()
     report: dict[str, Any] = {"command": command}
     pad = model.encoder.pad_token_id
     for mode in ("ipm", "kpm"):
         seconds: dict[str, list[float]] = {"peft": [], "keeps": []}
         for _ in range(options.rounds):
+            torch.set_float32_matmul_precision(options.peft_precision)
             begin = time.process_time()
             theirs = by_peft(model.model, sequences, targets, options.rank, mode)
             middle = time.process_time()
+            torch.set_float32_matmul_precision(own)
             ours, covariances = by_keeps(model.model, sequences, targets, options.rank, mode, pad)
             seconds["peft"].append(middle - begin)
             seconds["keeps"].append(time.process_time() - middle)
