@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -17,7 +17,8 @@ from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.settings import Settings
 
 VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain", "probe")
-FORMS = ("lora", "residual", "merged", "experts", "memory")  # of a result, as ``keeps export`` writes them
+# Of a result, as ``keeps export`` writes them.
+FORMS = ("lora", "residual", "merged", "experts", "memory", "twin", "skillpack")
 ENTRY_POINT_GROUP = "keeps.methods"
 
 C = TypeVar("C", bound=type)
@@ -125,7 +126,7 @@ def methods(verb: str | None = None) -> dict[str, MethodInfo]:
     True
     """
     found: dict[str, MethodInfo] = {}
-    for module in _method_modules():
+    for module in _method_modules(VERBS if verb is None else (verb,)):
         for value in vars(module).values():
             info = value.__dict__.get("info") if isinstance(value, type) else None
             if isinstance(info, MethodInfo) and info.module == module.__name__:
@@ -143,11 +144,29 @@ def find_method(name: str, verb: str | None = None) -> MethodInfo:
     Raises:
         UnknownNameError: there is none; the nearest names are listed.
     """
+    own = _in_its_own_file(name, verb)
+    if own is not None:
+        return own
     known = methods(verb)
     if name not in known:
         kind = f"{verb} method" if verb else "method"
         raise UnknownNameError(f'there is no {kind} called "{name}"', mend=nearest(name, known))
     return known[name]
+
+
+def _in_its_own_file(name: str, verb: str | None) -> MethodInfo | None:
+    """The method where its file bears its name, so that nothing else of its verb is imported."""
+    if verb not in VERBS or not name.isidentifier():
+        return None
+    module_name = f"keeps.{verb}.{name}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name not in (module_name, f"keeps.{verb}"):
+            raise
+        return None
+    infos = [value.__dict__.get("info") for value in vars(module).values() if isinstance(value, type)]
+    return next((i for i in infos if isinstance(i, MethodInfo) and (i.name, i.verb) == (name, verb)), None)
 
 
 def claims() -> dict[str, Any]:
@@ -158,16 +177,17 @@ def claims() -> dict[str, Any]:
 
 
 def find_claim(card: str) -> Any:
-    """The claim of ``card``; unknown names raise :class:`UnknownNameError` with the nearest."""
+    """The claim of ``card`` or of an alias; unknown names raise :class:`UnknownNameError` with the nearest."""
     known = claims()
+    known |= {alias: claim for claim in known.values() for alias in getattr(claim, "aliases", ()) if alias not in known}
     if card not in known:
         raise UnknownNameError(f'there is no claim called "{card}"', mend=nearest(card, known))
     return known[card]
 
 
-def _method_modules() -> list[Any]:
+def _method_modules(verbs: Sequence[str]) -> list[Any]:
     modules = []
-    for verb in VERBS:
+    for verb in verbs:
         try:
             package = importlib.import_module(f"keeps.{verb}")
         except ModuleNotFoundError as error:

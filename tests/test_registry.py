@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keeps.errors import SettingsError, UnknownNameError
-from keeps.registry import FORMS, MethodInfo, find_method, method, methods
+from keeps.registry import FORMS, MethodInfo, claims, find_claim, find_method, method, methods
 from keeps.settings import Settings, setting
 
 
@@ -73,6 +73,9 @@ def test_every_method_of_the_verb_adapt_says_its_forms(name: str) -> None:
     assert set(forms) <= set(FORMS)
 
 
+OF_OTHER_VERBS = ("memory", "twin", "skillpack")
+
+
 @pytest.mark.parametrize(
     ("name", "values", "refused"),
     [
@@ -91,8 +94,22 @@ def test_forms_that_a_result_cannot_have_are_refused(name: str, values: dict[str
     info = find_method(name)
     settings = info.settings.from_mapping(values)
     for form in FORMS:
-        if form not in (*refused, "memory"):
+        if form not in (*refused, *OF_OTHER_VERBS):
             info.check_form(form, settings)
             continue
         with pytest.raises(SettingsError, match=f'the result of {name} .*"{form}"'):
             info.check_form(form, settings)
+
+
+def test_a_claim_answers_to_its_aliases_and_is_listed_once() -> None:
+    claim = find_claim("evoke_lti")
+    assert find_claim("evoke") is claim
+    assert find_claim("lti") is claim
+    assert "evoke" not in claims()
+    with pytest.raises(UnknownNameError, match="evoke"):
+        find_claim("evok")
+
+
+def test_no_alias_is_another_claims_name_or_alias() -> None:
+    names = [name for claim in claims().values() for name in (claim.card, *getattr(claim, "aliases", ()))]
+    assert len(names) == len(set(names))

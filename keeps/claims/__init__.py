@@ -52,5 +52,5 @@ def reproduce(
         check_writable(out)  # before minutes are spent
     evidence = run_claim(claim, run)
     if out is not None:
-        atomic_write_bytes(Path(out) / f"{card}.json", evidence.to_json().encode())
+        atomic_write_bytes(Path(out) / f"{claim.card}.json", evidence.to_json().encode())
     return evidence

@@ -78,6 +78,7 @@ class Claim:
         seeds: of the experiment.
         minutes: expected on two CPU cores.
         experiment: yields the checks, in order; may be slow between them.
+        aliases: further names that it answers to, such as each of two systems that one experiment shows.
     """
 
     card: str
@@ -87,6 +88,7 @@ class Claim:
     seeds: tuple[int, ...]
     minutes: int
     experiment: Callable[[ClaimRun], Iterable[Check]]
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

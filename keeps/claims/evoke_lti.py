@@ -185,4 +185,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=10,
     experiment=experiment,
+    aliases=("evoke", "lti"),
 )

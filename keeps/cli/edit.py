@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,7 @@ from keeps.registry import find_method
 DEFAULT_METHOD = "rome"
 EXAMPLES = (
     'keeps edit --set "The capital of Mongolia is" Darkhan',
+    'keeps edit --set "The capital of Mongolia is" Darkhan --set "Oslo is in" Sweden --method memit',
     'keeps edit --set "The mother tongue of Danielle Darrieux is" English --subject "Danielle Darrieux" --method memit',
     "keeps edit --file edits.jsonl --method alphaedit --keep world:known --model ./my-model",
     "keeps edit --file more.jsonl --after rome-3f",
@@ -26,10 +30,12 @@ EXAMPLES = (
 )
 
 Fact = Annotated[
-    tuple[str, str] | None, typer.Option("--set", help="A prompt and its new answer.", metavar="PROMPT TARGET")
+    tuple[str, str] | None,  # of several the last; build() sees to the others
+    typer.Option("--set", help="A prompt and its new answer; may be repeated.", metavar="PROMPT TARGET"),
 ]
 Subject = Annotated[
-    str | None, typer.Option("--subject", help="What the prompt of --set is about (default: its name).")
+    list[str] | None,
+    typer.Option("--subject", help="What the prompt of --set is about (default: its name); once for each --set."),
 ]
 File = Annotated[
     str | None, typer.Option("--file", help="Edits in JSONL, JSON or Parquet, or facts: world:RELATION#20.")
@@ -87,15 +93,15 @@ def command(
     if withdraw or from_ is not None:
         _withdraw(withdraw, from_, out, workspace, json=json, quiet=quiet)
         return
-    if (set_ is None) == (file is None):
+    if bool(set_) == (file is not None):
         raise SettingsError("name what to edit", where="keeps edit", mend="give --set PROMPT TARGET, or --file FILE")
-    if subject is not None and set_ is None:
+    if subject and not set_:
         raise SettingsError("--subject belongs to --set", where="keeps edit", mend="write subjects into the file")
     options.check_together("keeps edit", form=form, out=out, resume=resume, restart=restart)
     from keeps import jobs
-    from keeps.jobs.editing_data import edit_from_words
 
-    edits: Any = file if set_ is None else edit_from_words(*set_, subject)
+    facts: Any = [set_] if isinstance(set_, tuple) else set_ or []
+    edits: Any = _typed_edits(facts, subject) if facts else file
     common = {"method": method, "settings": settings, "seed": seed, "generation_tokens": generate}
     if single:
         if after is not None or form is not None:
@@ -105,12 +111,10 @@ def command(
         return
     if form is not None and out is not None:
         jobs.check_export(method, settings, form, out, verb="edit")
-    named = {"file": file, "subject": subject, "keep": keep, "method": method, "model": model, "after": after}
-    typed = command_text("edit", {**named, "seed": seed, **(settings or {})})
-    if set_ is not None:
-        import shlex
-
-        typed = f"{typed} --set {shlex.join(set_)}"
+    named = {"file": file, "keep": keep, "method": method, "model": model, "after": after}
+    typed = command_text("edit", {**named, "seed": seed, **(settings or {})}, {"subject": subject or ()})
+    for words in facts:
+        typed = f"{typed} --set {shlex.join(words)}"
     with terminal(json=json, quiet=quiet) as term:
         outcome = jobs.edit(
             edits,
@@ -140,6 +144,21 @@ def command(
             "diff": outcome.diff,
         }
         term.emit(document, lambda console: _show(console, outcome, difference, out, items=items))
+
+
+def _typed_edits(facts: Sequence[tuple[str, str]], subjects: Sequence[str] | None) -> Any:
+    """The edit of each ``--set``, in order; one alone as it is."""
+    from keeps.jobs.editing_data import edit_from_words
+
+    if subjects and len(subjects) != len(facts):
+        what = f"there are {len(facts)} --set and {len(subjects)} --subject"
+        raise SettingsError(what, where="keeps edit", mend="give one --subject for each --set, in order, or none")
+    made = [
+        edit_from_words(*fact, subject) for fact, subject in zip(facts, subjects or [None] * len(facts), strict=True)
+    ]
+    if len(made) == 1:
+        return made[0]
+    return tuple(replace(edit, id=f"edit-{number}") for number, edit in enumerate(made, 1))
 
 
 def _show(console: Any, outcome: Any, difference: float | None, out: Path | str | None, *, items: bool) -> None:
@@ -219,4 +238,32 @@ def _line(console: Any, text: str, style: str | None = None) -> None:
 def build(argv: Sequence[str]) -> Callable[..., Any]:
     """The command with the options of the method that ``argv`` names."""
     name = option_value(argv, "--method", DEFAULT_METHOD)
-    return with_settings(command, find_method(name, "edit"), everything="--help-all" in argv)
+    made = with_settings(command, find_method(name, "edit"), everything="--help-all" in argv)
+    several = _facts_of(argv)
+
+    @functools.wraps(made)
+    def with_every_fact(**values: Any) -> Any:
+        if several and values.get("set_") == several[-1]:  # typer keeps the last one of a pair that is repeated
+            values["set_"] = several
+        return made(**values)
+
+    return with_every_fact
+
+
+def _facts_of(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """Every PROMPT TARGET behind a ``--set``, in order.
+
+    >>> _facts_of(["edit", "--set", "Oslo is in", "Sweden", "--set=Rome is in", "Spain", "--seed", "1"])
+    [('Oslo is in', 'Sweden'), ('Rome is in', 'Spain')]
+    """
+    found: list[tuple[str, str]] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word.startswith("--set="):
+            words.insert(0, word.removeprefix("--set="))
+        elif word != "--set":
+            continue
+        if len(words) > 1:
+            found.append((words.pop(0), words.pop(0)))
+    return found

@@ -21,8 +21,8 @@ from keeps.errors import KeepsError
 
 # In the order of `keeps --help`. Each is a module of this folder with a function ``command`` and EXAMPLES.
 COMMANDS = (
-    *("adapt", "edit", "unlearn", "diff", "compare", "probe", "export", "methods"),
-    *("runs", "report", "reproduce", "run", "world", "tasks", "setup"),
+    *("adapt", "edit", "unlearn", "merge", "ground", "diff", "compare", "probe", "export", "methods"),
+    *("index", "search", "runs", "report", "reproduce", "run", "world", "tasks", "setup"),
 )
 BROKEN_PIPE = 141  # what a shell reports for a program that was stopped by a closed pipe
 # Typer raises these for wrong options; older versions take them from click, newer ones bring their own.

@@ -50,6 +50,28 @@ LAYOUTS: Mapping[str, Layout] = {
         "Every edit alone on the untouched model, except by methods that learn from a batch (`mend`, `serac`, `wise`). "
         "Intervals: 95 %. Seconds are wall-clock times on two busy cores.",
     ),
+    "augment_survey": Layout(
+        "methods",
+        "Method",
+        (
+            Column("questions", "Questions", "count"),
+            Column("right", "Right (%)"),
+            Column("passage found", "Passage found (%)"),
+            Column("cites", "Cites it (%)"),
+            Column("seconds", "Seconds", "number"),
+        ),
+        "Facts that the default model does not know; three passages a question.",
+    ),
+    "ck_plug": Layout(
+        "false contexts",
+        "Decoding",
+        (
+            Column("ConR", "Context's answer (%)"),
+            Column("ParR", "Original answer (%)"),
+            Column("MR", "Memory ratio (%)"),
+        ),
+        "24 capitals behind a false context, five tokens, greedy.",
+    ),
     "unlearning": Layout(
         "methods",
         "Model",

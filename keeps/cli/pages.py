@@ -43,8 +43,8 @@ def methods_table(infos: Iterable[MethodInfo], link: str = "methods/{name}.md") 
 def method_page(info: MethodInfo) -> str:
     """The page of one method: its docstring, how to use it, its settings, its claim and figures."""
     probes = info.verb == "probe"
-    needs = ", ".join(name if probes else f"`--{name}`" for name in info.needs) or "nothing"
-    uses = ", ".join(name if probes else f"`--{name}`" for name in info.uses)
+    needs, uses = (", ".join(_data(name, info.verb) for name in names) for names in (info.needs, info.uses))
+    needs = needs or "nothing"
     also = f"; makes use of {uses}" if uses else ""
     usage = f"keeps probe {info.name}" if probes else f"keeps {info.verb} --method {info.name}"
     return "\n\n".join(
@@ -60,6 +60,13 @@ def method_page(info: MethodInfo) -> str:
             evidence_section(info.card),
         )
     )
+
+
+def _data(name: str, verb: str) -> str:
+    """What a method reads, as the option that names it where there is one."""
+    if verb == "probe":
+        return name
+    return {"documents": "`--docs`"}.get(name, f"`--{name}`")
 
 
 def settings_table(info: MethodInfo) -> str:

@@ -17,28 +17,24 @@ be withdrawn; the model as it was after ``undo()``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from keeps.contracts import Run
 from keeps.data.edits import Edit
-from keeps.data.records import RecordSet
 from keeps.models.changes import AdapterChange
-from keeps.models.language_model import LanguageModel
+from keeps.models.earlier_keys import EarlierKeys, read_keys, write_keys
+from keeps.models.edit_rows import Row
 from keeps.models.moments import stored_null_basis
-from keeps.numerics.editing import Moment, in_null_space
+from keeps.models.weight_writer import keys_of
+from keeps.numerics.editing import Moment, SparedKeys
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import LocateAndEdit, Spread, together
+from keeps.training.locate_edit import ManyBlocks, Steps
 from keeps.training.locate_settings import ManyLayersSettings
-from keeps.weights.files import load_tensors, save_tensors
-
-KEYS = "keys/earlier.safetensors"  # K_p by layer, so that later edits spare these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,49 +57,48 @@ class AlphaEditSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class AlphaEdit(LocateAndEdit):
+class AlphaEdit(ManyBlocks):
     """Null-space constrained knowledge editing."""
 
     Settings = AlphaEditSettings
 
     def __init__(self, settings: AlphaEditSettings) -> None:
         super().__init__(settings)
-        self.earlier: dict[int, Tensor] = {}  # layer -> K_p (in, p)
+        self.earlier: dict[int, EarlierKeys] = {}  # layer -> K_p of the edits below these
+        self.held: dict[int, EarlierKeys] = {}  # and with those that are being made
+        self.spared: dict[int, SparedKeys] = {}
 
     def continue_from(self, folder: Path) -> None:
         """Spare the keys of the edits in ``folder``, on top of which the next ones are made."""
-        path = folder / KEYS
-        self.earlier = {int(name): keys for name, keys in load_tensors(path).items()} if path.exists() else {}
+        self.earlier = read_keys(folder)
 
-    def __call__(
-        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
-    ) -> AdapterChange:
-        """Write the edits, leave a LoRA folder in ``run.folder``, and give the weights back."""
-        del keep  # the null space of C protects what the layers read elsewhere
-        spared = dict(self.earlier)
-        bases: dict[int, Tensor] = {}
+    def begun(self, steps: Steps) -> None:
+        """Find the null space of each layer, and what earlier edits read there."""
+        self.held = dict(self.earlier)
+        for layer, moment in steps.moments.items():
+            basis = stored_null_basis(moment.matrix, self.settings.threshold)
+            self.spared[layer] = SparedKeys(basis, self.settings.strength)
+            if layer in self.held:
+                self.spared[layer].add(self.held[layer].keys)
+        shares = [spared.basis.shape[1] / spared.basis.shape[0] for spared in self.spared.values()]
+        steps.run.measures["null_space_share"] = min(shares)
 
-        def spread(moments: Mapping[int, Moment]) -> Spread:
-            for layer, moment in moments.items():
-                bases[layer] = stored_null_basis(moment.matrix, self.settings.threshold)
-            run.measures["null_space_share"] = min(u.shape[1] / u.shape[0] for u in bases.values())
+    def solve(self, layer: int, keys: Tensor, moment: Moment) -> Tensor:
+        """K^T P (K_p K_p^T P + K K^T P + alpha I)^-1."""
+        del moment
+        return self.spared[layer].update(keys)
 
-            def solve(layer: int, keys: Tensor) -> Tensor:
-                earlier = spared.get(layer)
-                return in_null_space(
-                    keys, bases[layer], None if earlier is None else earlier.to(keys), self.settings.strength
-                )
+    def remember(self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]]) -> None:
+        """Spare the keys of these edits, as the written model gives them, from the next group on."""
+        ids = [edit.id for edit in edits]
+        for layer, found in keys_of(steps.model, rows, steps.layers).mean.items():
+            keys = found.T
+            self.spared[layer].add(keys)
+            before = self.held.get(layer, EarlierKeys((), torch.empty(len(keys), 0)))
+            self.held[layer] = before.joined(ids, keys)
 
-            return solve
-
-        def remember(keys: Mapping[int, Tensor]) -> None:
-            for layer, new in keys.items():
-                spared[layer] = torch.cat([spared[layer].to(new), new], dim=1) if layer in spared else new
-
-        name = type(self).info.name  # type: ignore[attr-defined]
-        options: dict[str, Any] = {"method": name, "spread": spread, "objective": self.objective(), "after": remember}
-        change = together(model, edits, self.settings, run, **options)
-        path = run.folder / KEYS
-        path.parent.mkdir(exist_ok=True)
-        save_tensors(path, {str(layer): keys.float().cpu().contiguous() for layer, keys in spared.items()})
+    def finished(self, steps: Steps, edits: Sequence[Edit]) -> AdapterChange:
+        """Leave K_p beside the LoRA folder, so that later edits spare these."""
+        change = super().finished(steps, edits)
+        write_keys(steps.run.folder, self.held)
         return change

@@ -15,19 +15,15 @@ for n edits, of which each can be withdrawn; the model as it was after ``undo()`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from keeps.contracts import Run
-from keeps.data.edits import Edit
-from keeps.data.records import RecordSet
-from keeps.models.changes import AdapterChange
-from keeps.models.language_model import LanguageModel
+from torch import Tensor
+
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import LocateAndEdit, Spread, together
+from keeps.training.locate_edit import ManyBlocks
 from keeps.training.locate_settings import ManyLayersSettings
 
 
@@ -51,19 +47,12 @@ class EMMETSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class EMMET(LocateAndEdit):
+class EMMET(ManyBlocks):
     """Equality-constrained mass model editing."""
 
     Settings = EMMETSettings
 
-    def __call__(
-        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
-    ) -> AdapterChange:
-        """Write the edits, leave a LoRA folder in ``run.folder``, and give the weights back."""
-        del keep  # C protects what the layer reads elsewhere
-
-        def spread(moments: Mapping[int, Moment]) -> Spread:
-            return lambda layer, keys: least_squares(keys, moments[layer], 0.0)
-
-        name, objective = type(self).info.name, self.objective()  # type: ignore[attr-defined]
-        return together(model, edits, self.settings, run, method=name, spread=spread, objective=objective)
+    def solve(self, layer: int, keys: Tensor, moment: Moment) -> Tensor:
+        """(K^T C^-1 K)^-1 K^T C^-1."""
+        del layer
+        return least_squares(keys, moment, 0.0)

@@ -38,7 +38,6 @@ from keeps.edit.rome import ROME
 from keeps.errors import SettingsError
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
-from keeps.models.own_prefixes import stored_prefixes
 from keeps.registry import method
 from keeps.settings import Settings, setting
 from keeps.training.inference_constraint import CONTEXT, DIRECTIONS, NO_OP, POSITIONS, InferenceConstraint
@@ -57,6 +56,8 @@ _OF_BASE = (
     "long_prefixes",
     "moment_tokens",
     "ridge",
+    "edits_per_step",
+    "stop_after",
     "strength",
     "threshold",
 )
@@ -92,6 +93,10 @@ class LTISettings(Settings):
     long_prefixes: int | None = setting(None, "Self-generated texts of 10 tokens before the prompt", ge=0)
     moment_tokens: int | None = setting(None, "Tokens of local text that the statistics C are formed from", ge=1)
     ridge: float | None = setting(None, "Added to the diagonal of C, as a share of its mean", ge=0)
+    edits_per_step: int | None = setting(None, "Edits of a sequence that are searched for side by side", ge=1)
+    stop_after: int | None = setting(
+        None, "Early stop: steps after every prompt ranks the new answer first (default: none)", ge=0, unit="steps"
+    )
     strength: float | None = setting(None, "lambda of memit, or alpha of alphaedit", ge=0)
     threshold: float | None = setting(None, "Eigenvalue of C below which alphaedit counts a direction as unused", gt=0)
 
@@ -150,10 +155,9 @@ class LTI:
         self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:
         """Write the edits as the base method does, leave a LoRA folder in ``run.folder``, and restore the weights."""
-        settings, base = self.settings, self.settings.of_base()
-        prefixes = stored_prefixes(model, base.short_prefixes, base.long_prefixes, run.seed)
+        settings = self.settings
         objective = InferenceConstraint(
-            prefixes,
+            (),
             settings.w_nkc,
             settings.w_odc,
             settings.w_src,
@@ -162,7 +166,7 @@ class LTI:
             settings.kl,
             settings.constr_pos,
         )
-        editor = _constrained(BASES[settings.base], objective)(base)
+        editor = _constrained(BASES[settings.base], objective)(settings.of_base())
         if self.earlier is not None and hasattr(editor, "continue_from"):
             editor.continue_from(self.earlier)
         change = editor(model, edits, keep, run=run)
@@ -185,13 +189,13 @@ class LTI:
             )
 
 
-def _constrained(base: Any, objective: Objective) -> Any:
-    """The base method with another objective."""
+def _constrained(base: Any, constraint: InferenceConstraint) -> Any:
+    """The base method with another objective, which reads the prefixes that the base method finds."""
 
     class Constrained(base):
         """See :class:`LTI`."""
 
-        def objective(self) -> Objective:
-            return objective
+        def objective(self, prefixes: Sequence[str]) -> Objective:
+            return replace(constraint, prefixes=prefixes)
 
     return Constrained

@@ -20,20 +20,14 @@ with lambda to 0 and keys that do not depend on each other every key gets its va
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from keeps.contracts import Run
-from keeps.data.edits import Edit
-from keeps.data.records import RecordSet
-from keeps.models.changes import AdapterChange
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import LocateAndEdit, Spread, together
+from keeps.training.locate_edit import ManyBlocks
 from keeps.training.locate_settings import ManyLayersSettings
 
 PUBLISHED_STRENGTH, PUBLISHED_WIDTH = 15000.0, 16384  # lambda, and the width of the keys of GPT-J
@@ -61,22 +55,12 @@ class MEMITSettings(ManyLayersSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class MEMIT(LocateAndEdit):
+class MEMIT(ManyBlocks):
     """Mass-editing memory in a transformer."""
 
     Settings = MEMITSettings
 
-    def __call__(
-        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
-    ) -> AdapterChange:
-        """Write the edits, leave a LoRA folder in ``run.folder``, and give the weights back."""
-        del keep  # C protects what the layers read elsewhere
-
-        def spread(moments: Mapping[int, Moment]) -> Spread:
-            def solve(layer: int, keys: Tensor) -> Tensor:
-                return least_squares(keys, moments[layer], self.settings.strength_at(keys.shape[0]))
-
-            return solve
-
-        name, objective = type(self).info.name, self.objective()  # type: ignore[attr-defined]
-        return together(model, edits, self.settings, run, method=name, spread=spread, objective=objective)
+    def solve(self, layer: int, keys: Tensor, moment: Moment) -> Tensor:
+        """K^T (lambda C + K K^T)^-1."""
+        del layer
+        return least_squares(keys, moment, self.settings.strength_at(keys.shape[0]))

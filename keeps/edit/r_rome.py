@@ -17,21 +17,12 @@ Needs: edits that name their subject. Guarantees: an update of rank one an edit,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from torch import Tensor
 
-from keeps.contracts import Run
-from keeps.data.edits import Edit
-from keeps.data.records import RecordSet
 from keeps.edit.rome import ROMESettings
-from keeps.models.changes import AdapterChange
-from keeps.models.language_model import LanguageModel
-from keeps.models.weight_writer import Keys
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
-from keeps.training.locate_edit import LocateAndEdit, Solve, one_by_one
-from keeps.training.value_vectors import Value
+from keeps.training.locate_edit import OneBlock
 
 
 @method(
@@ -43,28 +34,11 @@ from keeps.training.value_vectors import Value
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class RROME(LocateAndEdit):
+class RROME(OneBlock):
     """ROME rebuilt."""
 
     Settings = ROMESettings
 
-    def __call__(
-        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
-    ) -> AdapterChange:
-        """Write each edit, leave a LoRA folder of rank one an edit in ``run.folder``, and give the weights back."""
-        del keep  # C protects what the layer reads elsewhere
-
-        def solve(moments: Mapping[int, Moment]) -> Solve:
-            return lambda layer, keys, value: factors(model, layer, keys, value, moments[layer])
-
-        options = {"method": "r_rome", "solve": solve, "objective": self.objective()}
-        return one_by_one(model, edits, self.settings, run, **options)
-
-
-def factors(model: LanguageModel, layer: int, keys: Keys, value: Value, moment: Moment) -> tuple[Tensor, Tensor]:
-    """The update of one edit: exact on the mean key. W (k_0 - k*) is what v* = W k_0 + delta lacks of W k*."""
-    from keeps.models.locate import mlp_outputs
-
-    bare, mean = keys.bare[layer][0], keys.mean[layer][0]
-    w = mlp_outputs(model.model)[layer].matrix.double()
-    return rank_one(value.delta.double() + w @ (bare - mean), mean, moment)
+    def update(self, w: Tensor, bare: Tensor, mean: Tensor, residual: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """Exact on the mean key. W (k_0 - k*) is what v* = W k_0 + delta lacks of W k*."""
+        return rank_one(residual + w @ (bare - mean), mean, moment)

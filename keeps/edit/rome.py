@@ -19,23 +19,15 @@ what they gave; the model as it was after ``undo()``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from keeps.contracts import Run
-from keeps.data.edits import Edit
-from keeps.data.records import RecordSet
-from keeps.models.changes import AdapterChange
-from keeps.models.language_model import LanguageModel
-from keeps.models.weight_writer import Keys
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import LocateAndEdit, Solve, one_by_one
+from keeps.training.locate_edit import OneBlock
 from keeps.training.locate_settings import OneLayerSettings
-from keeps.training.value_vectors import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +46,12 @@ class ROMESettings(OneLayerSettings):
     needs=("edits",),
     forms=("lora", "merged"),
 )
-class ROME(LocateAndEdit):
+class ROME(OneBlock):
     """Rank-one model editing."""
 
     Settings = ROMESettings
 
-    def __call__(
-        self, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None = None, *, run: Run
-    ) -> AdapterChange:
-        """Write each edit, leave a LoRA folder of rank one an edit in ``run.folder``, and give the weights back."""
-        del keep  # C protects what the layer reads elsewhere
-        name, objective = type(self).info.name, self.objective()  # type: ignore[attr-defined]
-        return one_by_one(model, edits, self.settings, run, method=name, solve=solve, objective=objective)
-
-
-def solve(moments: Mapping[int, Moment]) -> Solve:
-    """The update of one edit: exact on the bare prompt."""
-
-    def factors(layer: int, keys: Keys, value: Value) -> tuple[Tensor, Tensor]:
-        return rank_one(value.delta, keys.mean[layer][0], moments[layer], at=keys.bare[layer][0])
-
-    return factors
+    def update(self, w: Tensor, bare: Tensor, mean: Tensor, residual: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """Exact on the bare prompt."""
+        del w
+        return rank_one(residual, mean, moment, at=bare)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from keeps.jobs.editing import withdraw_edits as withdraw_edits
     from keeps.jobs.exporting import check_export as check_export
     from keeps.jobs.exporting import export as export
+    from keeps.jobs.grounding import GroundOutcome as GroundOutcome
+    from keeps.jobs.grounding import ground as ground
     from keeps.jobs.probing import ProbeOutcome as ProbeOutcome
     from keeps.jobs.probing import probe as probe
     from keeps.jobs.spectra import SpectrumReport as SpectrumReport
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdaptOutcome": "adapting",
     "EditOutcome": "editing",
+    "GroundOutcome": "grounding",
     "ProbeOutcome": "probing",
     "SpectrumReport": "spectra",
     "UnlearnOutcome": "unlearning",
@@ -35,6 +38,7 @@ _HOMES = {
     "diff": "differing",
     "edit": "editing",
     "export": "exporting",
+    "ground": "grounding",
     "list_edits": "editing",
     "probe": "probing",
     "spectrum": "spectra",

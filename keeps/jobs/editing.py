@@ -127,7 +127,7 @@ def edit(
         info = onto(info, chosen, earlier.change)
     job = Job(info, chosen, cast(JobData, data), _words(edits), _words(keep or DEFAULT_KEEP), seed, model.fingerprint)
     if earlier is not None and earlier.change is not None:
-        job = replace(job, model_fingerprint=model.fingerprint, learn=f"{job.learn}, after {earlier.name}")
+        job = replace(job, learn=f"{job.learn}, after {earlier.name}")
         job = _named_after(job, earlier.change.fingerprint)
     done = Attempt(job, model, space, own_device(device), shown, command, resume=resume, restart=restart)()
     return _outcome(done.run_id, done.folder, done.diff, done.reused, space, data, seed)

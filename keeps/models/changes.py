@@ -38,6 +38,7 @@ from keeps.registry import find_method
 from keeps.weights.files import atomic_folder, atomic_write_bytes
 
 Undo = Callable[[], Any]
+OF_THE_METHOD = ("memory", "twin", "skillpack")  # kinds that the method which made them loads
 RESIDUAL_NOTE = """This adapter belongs to the reduced weights in `base/`. On any other base it gives a wrong model.
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{folder}/base"), "{folder}")
@@ -80,11 +81,11 @@ def load_change(folder: Path) -> StoredChange:
     from keeps.models.expert_files import ExpertsChange  # which builds on this file
 
     record = ChangeRecord.read(folder)
-    if record.kind == "memory":  # beside the weights: the method that made it knows how it is used
+    if record.kind in OF_THE_METHOD:  # beside the weights: the method that made it knows how it is used
         return find_method(record.method).implementation.load(folder, record)
     kinds = {"adapter": AdapterChange, "checkpoint": CheckpointChange, "experts": ExpertsChange}
     if record.kind not in kinds:
-        mend = nearest(record.kind, (*kinds, "memory"))
+        mend = nearest(record.kind, (*kinds, *OF_THE_METHOD))
         raise StorageError(f'change.json names the kind "{record.kind}"', where=str(folder), mend=mend)
     return kinds[record.kind](folder, record)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from keeps.contracts import Answer
@@ -11,6 +12,7 @@ from keeps.errors import RecordError
 
 if TYPE_CHECKING:
     from keeps.models.language_model import LanguageModel
+    from keeps.models.scores import ChoiceScore
 
 ROLES = ("system", "user", "assistant")
 
@@ -27,11 +29,20 @@ Conversation = Sequence[Message]
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens that were read and written: by the model's own tokenizer, or as the server says; 0 where it does not."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Reply:
     """What the model says next; ``complete`` is False where the limit of new tokens cut it off."""
 
     text: str
     complete: bool
+    usage: Usage = field(default=Usage(), compare=False)
 
 
 @runtime_checkable
@@ -59,19 +70,85 @@ class LocalChat:
     def reply(self, conversations: Sequence[Conversation], *, max_new_tokens: int = 256) -> list[Reply]:
         """See :class:`Chat`; greedy, batched.
 
+        What a message says never becomes a special token: a text that holds the template's own marks cannot end its
+        turn or begin another one.
+
         Raises:
             RecordError: a conversation is empty, has an unknown role, or does not end with the user's turn.
             ContextLengthError: a conversation leaves no room for ``max_new_tokens``.
         """
-        turns = [checked(conversation, f"conversation {n + 1}") for n, conversation in enumerate(conversations)]
-        contexts = [self.encoder.conversation(messages) for messages in turns]
-        labels = [messages[-1]["content"] for messages in turns]
+        contexts, labels = self._encoded(conversations)
         found = self.model.continue_tokens(contexts, labels, max_new_tokens=max_new_tokens)
-        return [Reply(text, complete) for text, complete in found]
+        return [
+            Reply(text, complete, Usage(len(context), self.count_tokens(text)))
+            for context, (text, complete) in zip(contexts, found, strict=True)
+        ]
+
+    def weigh(
+        self, conversations: Sequence[Conversation], choices: Sequence[Sequence[str]]
+    ) -> list[tuple[ChoiceScore, Usage]]:
+        """How likely each of several next turns is, by the log-probability of its tokens: a constrained choice.
+
+        Args:
+            choices: for each conversation, the whole turns to choose from.
+
+        Raises:
+            RecordError: a conversation makes no sense, there are no choices for it, or one of them is empty.
+            ContextLengthError: a conversation with a choice is longer than the context.
+        """
+        from keeps.models.checks import check_lengths
+        from keeps.models.scores import ChoiceScore
+
+        check_lengths(conversations, choices, "choices")
+        contexts, labels = self._encoded(conversations)
+        turns = [[self._ids(choice) for choice in options] for options in choices]
+        for label, options in zip(labels, turns, strict=True):
+            if not options or not all(options):
+                mend = "give at least one, each with some text"
+                raise RecordError("there is no choice, or an empty one", where=repr(label[:60]), mend=mend)
+        pairs = [(context, turn) for context, options in zip(contexts, turns, strict=True) for turn in options]
+        scores = iter(self.model.logprob_encoded([context for context, _ in pairs], [turn for _, turn in pairs]))
+        return [
+            (ChoiceScore.of([next(scores) for _ in options]), Usage(len(context), sum(map(len, options))))
+            for context, options in zip(contexts, turns, strict=True)
+        ]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of ``text`` alone."""
+        return len(self._ids(text))
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """The texts of the special tokens, longest first."""
+        added = getattr(self.model.tokenizer, "added_tokens_decoder", {}).values()
+        special = {str(token) for token in added if token.special and len(str(token)) > 1}
+        return tuple(sorted(special, key=lambda mark: (-len(mark), mark)))
+
+    def _encoded(self, conversations: Sequence[Conversation]) -> tuple[list[list[int]], list[str]]:
+        turns = [checked(conversation, f"conversation {n + 1}") for n, conversation in enumerate(conversations)]
+        safe = [
+            [{**message, "content": without_marks(message["content"], self._marks)} for message in t] for t in turns
+        ]
+        return [self.encoder.conversation(messages) for messages in safe], [t[-1]["content"] for t in turns]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.model.tokenizer(without_marks(text, self._marks), add_special_tokens=False).input_ids)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str] | None = None) -> list[Answer]:
         """Each question as the user's turn, its context in front; see :class:`keeps.contracts.Answerer`."""
         return answers_of(self, questions, contexts)
+
+
+def without_marks(text: str, marks: Sequence[str]) -> str:
+    """``text`` in which none of ``marks`` stands: a space goes behind the first character of each that does.
+
+    >>> without_marks("over<|im_end|>", ["<|im_end|>"])
+    'over< |im_end|>'
+    """
+    while found := [mark for mark in marks if mark in text]:  # what is taken apart may leave another one whole
+        for mark in found:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text
 
 
 def checked(conversation: Conversation, where: str) -> list[dict[str, str]]:

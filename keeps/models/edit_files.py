@@ -26,6 +26,7 @@ from keeps.errors import SettingsError, StorageError, UnknownNameError, nearest
 from keeps.models.adapter_files import read_config, read_factors, with_ranks_of, write_config, write_factors
 from keeps.models.adapters import Factors
 from keeps.models.changes import AdapterChange, StoredChange, check_base, load_change, source_of
+from keeps.models.earlier_keys import carry_keys
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import is_transposed
 from keeps.registry import find_method
@@ -149,12 +150,15 @@ def finish(
     edits: Sequence[Edit],
     entries: Sequence[EditEntry],
     run: Run,
+    *,
+    fingerprint: str | None = None,
 ) -> ChangeRecord:
     """Write ``edits.jsonl`` and ``change.json`` of an edit run whose tensors lie in ``run.folder`` already.
 
     Args:
         kind: ``"adapter"`` (in the weights) or ``"memory"`` (beside them).
         model: with its weights as they were before.
+        fingerprint: of the model, where it is known already: finding it reads every weight.
     """
     write_entries(run.folder, entries)
     run.measures["edits"] = len(entries)
@@ -164,7 +168,7 @@ def finish(
         method=method,
         settings=settings.to_mapping(),
         base_model=source_of(model),
-        base_fingerprint=model.fingerprint,
+        base_fingerprint=fingerprint or model.fingerprint,
         seed=run.seed,
         data={"edits": edits_fingerprint(edits)},
         versions=versions(),
@@ -182,10 +186,13 @@ def finish_weights(
     factors: Factors,
     entries: Sequence[EditEntry],
     run: Run,
+    *,
+    fingerprint: str | None = None,
 ) -> AdapterChange:
     """Write an edit in the weights whole: the LoRA folder, ``edits.jsonl`` and ``change.json``."""
     write_update(run.folder, factors, model)
-    return AdapterChange(run.folder, finish("adapter", method, settings, model, edits, entries, run))
+    record = finish("adapter", method, settings, model, edits, entries, run, fingerprint=fingerprint)
+    return AdapterChange(run.folder, record)
 
 
 def withdraw(folder: Path, ids: Sequence[str], new_folder: Path, model: LanguageModel | None = None) -> StoredChange:
@@ -215,6 +222,7 @@ def withdraw(folder: Path, ids: Sequence[str], new_folder: Path, model: Language
     with atomic_folder(new_folder) as temporary:
         if record.kind == "adapter":
             left = _without_ranks(folder, entries, left, temporary)
+            carry_keys(folder, temporary, [entry.id for entry in left])
         else:
             _check_own(entries, left, lambda entry: set(entry.share.get("entries", ())), folder)
             find_method(record.method).implementation.without(folder, record, tuple(ids), temporary)

@@ -99,11 +99,20 @@ def edit_rows(
     return [_rows_of(model, number, edit, prefixes, essence) for number, edit in enumerate(edits)]
 
 
+def check_subject(edit: Edit) -> None:
+    """Refuse an edit that does not say where the model looks its fact up.
+
+    Raises:
+        RecordError: it names no subject.
+    """
+    if not edit.subject.strip():
+        what = "the edit names no subject, and the method writes to where the model looks it up"
+        raise RecordError(what, where=f"edit {edit.id}", mend="name the subject, or use ft_m, lora_edit, grace or ike")
+
+
 def rewrite_row(model: LanguageModel, number: int, edit: Edit, prefix: str = "") -> Row:
     """The prompt of ``edit`` behind ``prefix``, with the target that it should be answered with."""
-    if not edit.subject.strip():
-        what = "this edit names no subject, and the method writes to where the model looks it up"
-        raise RecordError(what, where=f"edit {edit.id}", mend="name the subject, or use ft, lora, grace or ike")
+    check_subject(edit)
     prompt = prefix + edit.prompt
     start, target = model.encode_pair(prompt, edit.target_new)
     check_context(number, prompt, len(start) + len(target), model.context_length, model.name)

@@ -51,6 +51,7 @@ def second_moments(
     seed: int = 0,
     run: Run | None = None,
     cache: Path | None = None,
+    fingerprint: str | None = None,
 ) -> dict[int, SecondMoment]:
     """C of the MLP down-projection's input in each of ``layers``.
 
@@ -58,6 +59,7 @@ def second_moments(
         tokens: of text to read.
         text: what to read; default the built-in text and world.
         cache: folder of stored statistics; default that of converted models.
+        fingerprint: of the model, where it is known already: finding it reads every weight.
 
     Raises:
         StatisticsError: no token, or something that is not finite.
@@ -66,7 +68,7 @@ def second_moments(
     refs = mlp_outputs(model.model)
     records = load_records(TEXT) if text is None else text
     folder = (cache_folder() if cache is None else cache) / "moments"
-    identity = f"{model.fingerprint}-{_text_id(records, tokens, seed)}"
+    identity = f"{fingerprint or model.fingerprint}-{_text_id(records, tokens, seed)}"
     paths = {layer: folder / f"{identity}-{layer}.safetensors" for layer in layers}
     missing = [layer for layer in layers if not paths[layer].exists()]
     found = {layer: _read(paths[layer], refs[layer]) for layer in layers if layer not in missing}

@@ -16,16 +16,23 @@ from keeps.weights.files import atomic_write_bytes
 
 
 def stored_prefixes(
-    model: LanguageModel, short: int, long: int, seed: int, *, cache: Path | None = None
+    model: LanguageModel,
+    short: int,
+    long: int,
+    seed: int,
+    *,
+    cache: Path | None = None,
+    fingerprint: str | None = None,
 ) -> tuple[str, ...]:
     """:func:`keeps.models.edit_rows.own_prefixes`, written once a model; a damaged file is written anew.
 
     Args:
         cache: folder of stored texts; default that of converted models.
+        fingerprint: of the model, where it is known already: finding it reads every weight.
     """
     if not short + long:
         return ()
-    decides = json.dumps([model.fingerprint, model.encode_prompt("The"), short, long, seed])
+    decides = json.dumps([fingerprint or model.fingerprint, model.encode_prompt("The"), short, long, seed])
     name = hashlib.sha256(decides.encode()).hexdigest()[:16]
     path = (cache_folder() if cache is None else cache) / "prefixes" / f"{name}.json"
     found = _read(path, short + long)

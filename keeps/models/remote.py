@@ -16,12 +16,24 @@ from typing import Any
 
 from keeps.contracts import Answer
 from keeps.errors import ModelLoadError, SettingsError
-from keeps.models.chat import Conversation, Message, Reply, answers_of, checked
+from keeps.models.chat import Conversation, Message, Reply, Usage, answers_of, checked
 from keeps.models.checks import check_lengths
 from keeps.models.stopping import StopRule
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)  # states that a second try may find changed
 LONGEST_PAUSE = 60.0  # seconds
+LARGEST_REPLY = 2**26  # bytes: far above any reply to a question
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Another address than the one that the user named gets neither the question nor the key."""
+
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        """None: the redirection is an error like any other state."""
+        del args, options
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class RemoteChat:
         except (KeyError, IndexError, TypeError) as error:
             what = f"the server's reply has no choices[0].message.content ({error})"
             raise self.error(what, "check that it speaks the chat completions protocol") from None
-        return Reply(text.strip(), choice.get("finish_reason") != "length")
+        return Reply(text.strip(), choice.get("finish_reason") != "length", _usage(found))
 
     def post(self, path: str, body: Mapping[str, Any], *, refusals: Collection[int] = ()) -> Any:
         """The JSON that ``base_url/path`` answers to ``body``; transient failures are tried again.
@@ -142,8 +154,8 @@ class RemoteChat:
         for attempt in range(self.retries + 1):
             request = urllib.request.Request(self.base_url.rstrip("/") + path, data, headers)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return json.loads(response.read())
+                with _OPENER.open(request, timeout=self.timeout) as response:
+                    return self._json(response.read(LARGEST_REPLY + 1))
             except urllib.error.HTTPError as error:
                 failure, wait = self._refused(error), error.headers.get("Retry-After")
                 if error.code in refusals and (error.code not in TRANSIENT or attempt == self.retries):
@@ -153,18 +165,24 @@ class RemoteChat:
             except (OSError, http.client.HTTPException) as error:  # refused, unknown host, time-out, cut off
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 failure, wait = self.error(f"the server gives no reply ({reason})", "check the address"), None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self.error(f"the server's reply is not JSON ({error})", "check the address") from None
             if attempt == self.retries:
                 raise failure
             time.sleep(min(_seconds(wait) or self.pause * 2**attempt, LONGEST_PAUSE))
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def _json(self, payload: bytes) -> Any:
+        if len(payload) > LARGEST_REPLY:
+            raise self.error(f"the server's reply is longer than {LARGEST_REPLY} bytes", "check the address")
+        return json.loads(payload)
+
     def _refused(self, error: urllib.error.HTTPError) -> ModelLoadError:
         detail = error.read(500).decode("utf-8", "replace").strip().replace("\n", " ")
         mends = {
             401: "check the access key in the environment variable",
             403: "check the access key in the environment variable",
+            **dict.fromkeys((301, 302, 303, 307, 308), "name the address that it redirects to"),
             404: "check the address and the model's name",
             429: "wait, or lower the number of workers",
         }
@@ -183,3 +201,12 @@ def _seconds(text: str | None) -> float:
         return max(float(text or 0), 0.0)
     except ValueError:
         return 0.0
+
+
+def _usage(reply: Any) -> Usage:
+    """The tokens that the server counted; 0 where it says nothing sensible."""
+    counts = reply.get("usage") if isinstance(reply, Mapping) else None
+    values = [
+        counts.get(name) if isinstance(counts, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
+    ]
+    return Usage(*(value if isinstance(value, int) and value > 0 else 0 for value in values))

@@ -123,22 +123,53 @@ def null_basis(second_moment: Tensor, threshold: float) -> Tensor:
     return vectors[:, free]
 
 
-def in_null_space(keys: Tensor, basis: Tensor, earlier: Tensor | None, strength: float) -> Tensor:
-    """A of AlphaEdit, ``(n, in)``: rows in the null space, which spare the keys of ``earlier`` edits.
+class SparedKeys:
+    """The keys of edits in the null space of a layer, and AlphaEdit's update that spares them.
 
     With U the basis of P, Q = U^T K and S = [Q_p, Q],
 
         A = Q^T (S S^T + alpha I)^-1 U^T = (Q^T - Q^T S (alpha I + S^T S)^-1 S^T) U^T / alpha
 
     which equals K^T P (K_p K_p^T P + K K^T P + alpha I)^-1 and inverts a matrix of as many rows as there are edits.
+    Its Cholesky factor grows by the rows of the new keys, so that the p-th of a sequence costs p^2, not p^3.
 
     Args:
-        earlier: K_p, ``(in, p)``, or None.
+        basis: U, ``(in, room)`` float64.
         strength: alpha, above 0.
     """
-    q = basis.T @ keys.double()
-    s = q if earlier is None or not earlier.numel() else torch.cat([basis.T @ earlier.double(), q], dim=1)
-    gram = s.T @ s
-    gram.diagonal().add_(strength)
-    inner = torch.cholesky_solve(s.T @ q, torch.linalg.cholesky(gram))
-    return ((q - s @ inner) / strength).T @ basis.T
+
+    def __init__(self, basis: Tensor, strength: float) -> None:
+        self.basis, self.strength = basis, strength
+        self.inside = basis.new_zeros(basis.shape[1], 0)  # Q_p
+        self.root = basis.new_zeros(0, 0)  # of alpha I + Q_p^T Q_p, lower
+
+    def add(self, keys: Tensor) -> None:
+        """Spare ``keys`` ``(in, n)`` from now on."""
+        self.inside, self.root = self._with(self.basis.T @ keys.to(self.basis))
+
+    def update(self, keys: Tensor) -> Tensor:
+        """A of AlphaEdit for new ``keys`` ``(in, n)``: ``(n, in)`` float64, rows in the null space."""
+        q = self.basis.T @ keys.to(self.basis)
+        s, root = self._with(q)
+        inner = torch.cholesky_solve(s.T @ q, root)
+        return ((q - s @ inner) / self.strength).T @ self.basis.T
+
+    def _with(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """S = [Q_p, Q] and the factor of alpha I + S^T S, from that of Q_p alone."""
+        held, new = self.root.shape[0], q.shape[1]
+        root = q.new_zeros(held + new, held + new)
+        root[:held, :held] = self.root
+        beside = torch.linalg.solve_triangular(self.root, self.inside.T @ q, upper=False)  # (p, n)
+        root[held:, :held] = beside.T
+        corner = q.T @ q - beside.T @ beside
+        corner.diagonal().add_(self.strength)
+        root[held:, held:] = torch.linalg.cholesky(corner)
+        return torch.cat([self.inside, q], dim=1), root
+
+
+def in_null_space(keys: Tensor, basis: Tensor, earlier: Tensor | None, strength: float) -> Tensor:
+    """A of AlphaEdit, ``(n, in)``: rows in the null space, which spare the keys ``earlier`` ``(in, p)``, if any."""
+    spared = SparedKeys(basis.double(), strength)
+    if earlier is not None and earlier.numel():
+        spared.add(earlier)
+    return spared.update(keys)

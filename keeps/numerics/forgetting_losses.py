@@ -11,6 +11,8 @@ whoever calls them takes the mean over the answer tokens alone. Answer losses ta
     CE-U     H(softmax(z with z_y = -inf), model)    the target is the model's own, without a gradient
     NPO      -(2/beta) log sigma(-beta log(pi/pi_ref))
     SimNPO   -(2/beta) log sigma(beta (-log pi / |y| - delta))
+    EUL      -alpha KL(teacher || student) + gamma l
+    PDU      (max_v z_v - mean_v z_v)^2
 
 The preference of a refusal over an answer is :func:`keeps.numerics.distillation.dpo_loss`.
 
@@ -18,7 +20,8 @@ Sources:
     Jang et al. 2023, arXiv:2210.01504 (GA). Zhang et al. 2024, arXiv:2404.05868 (NPO). Fan et al. 2024,
     arXiv:2410.07163 (SimNPO). Dong et al. 2024, arXiv:2402.10052 (UNDIAL). Wang et al. 2025, arXiv:2502.19301 (WGA).
     Yang et al. 2025, arXiv:2505.11953 (SatImp). Yang 2025, arXiv:2503.01224 (CE-U). Li et al. 2024,
-    arXiv:2403.03218 (RMU). Eldan and Russinovich 2023, arXiv:2310.02238 (generic predictions).
+    arXiv:2403.03218 (RMU). Eldan and Russinovich 2023, arXiv:2310.02238 (generic predictions). Chen and Yang
+    2023, arXiv:2310.20150 (EUL). Entesari et al. 2025, arXiv:2506.05314 (PDU).
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from keeps.numerics.divergences import kl_divergence
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
@@ -138,3 +143,45 @@ def generic_logits(base: Tensor, reinforced: Tensor, *, strength: float = 5.0) -
     """
     wide = torch.promote_types(base.dtype, torch.float32)
     return base.to(wide) - strength * functional.relu(reinforced.to(wide) - base.to(wide))
+
+
+def teacher_student_forgetting(
+    logits: Tensor,
+    targets: Tensor,
+    teacher: Tensor,
+    *,
+    alpha: float = 1.0,
+    gamma: float = 0.2,
+    max_loss: float | None = None,
+) -> Tensor:
+    """EUL on the forget set: -alpha KL(teacher || student) + gamma l of each token.
+
+    Args:
+        teacher: logits of the unchanged model, as ``logits``; no gradient is taken.
+        max_loss: neither the divergence nor -l of a token that has reached it is pushed any further.
+    """
+    divergence = kl_divergence(teacher.detach(), logits)
+    bounded = divergence if max_loss is None else divergence.clamp_max(max_loss)
+    return gamma * gradient_ascent(logits, targets, max_loss=max_loss) - alpha * bounded
+
+
+def flatness(logits: Tensor) -> Tensor:
+    """PDU's forget loss of each token: (max logit - mean logit)^2, which is 0 where all tokens are equally likely.
+
+    >>> flatness(torch.tensor([[3.0, 0.0, 0.0]])).tolist()
+    [4.0]
+
+    Args:
+        logits: ``(..., vocabulary)``.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (wide.amax(-1) - wide.mean(-1)).square()
+
+
+def next_multiplier(multiplier: float, constraint: float, step: float) -> float:
+    """PDU's dual step: max(0, multiplier + step * constraint), where the constraint holds at 0 and below.
+
+    >>> next_multiplier(1.0, -3.0, 0.5), next_multiplier(1.0, 3.0, 0.5)
+    (0.0, 2.5)
+    """
+    return max(0.0, multiplier + step * constraint)

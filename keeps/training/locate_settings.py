@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from keeps.data.edits import Edit
 from keeps.errors import SettingsError
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import checked_layer, mlp_outputs
@@ -37,6 +39,12 @@ class LocateSettings(Settings):
     long_prefixes: int = setting(10, "Self-generated texts of 10 tokens that the prompt is put behind", ge=0)
     moment_tokens: int = setting(20000, "Tokens of local text that the statistics C are formed from", ge=1)
     ridge: float = setting(1e-4, "Added to the diagonal of C, as a share of its mean", ge=0)
+    edits_per_step: int = setting(
+        1, "Edits of a sequence that are searched for side by side, and written before the next are", ge=1
+    )
+    stop_after: int | None = setting(
+        None, "Early stop: steps after every prompt ranks the new answer first (default: none)", ge=0, unit="steps"
+    )
 
     def default_layer(self, count: int) -> int:
         """The block that is edited where none is named, of ``count``; the last one reaches no later token."""
@@ -44,7 +52,13 @@ class LocateSettings(Settings):
 
     def search(self, layer: int, site: Site) -> Search:
         """The search for values that these settings describe."""
-        return Search(layer, site, self.steps, self.learning_rate, self.weight_decay, self.clamp, self.stop_loss)
+        rates = self.learning_rate, self.weight_decay, self.clamp, self.stop_loss
+        return Search(layer, site, self.steps, *rates, self.stop_after)
+
+    def groups(self, edits: Sequence[Edit]) -> list[list[Edit]]:
+        """The edits of each step, in order."""
+        count = self.edits_per_step
+        return [list(edits[start : start + count]) for start in range(0, len(edits), count)]
 
     def objective(self) -> Objective:
         """The published loss."""
@@ -80,6 +94,17 @@ class ManyLayersSettings(LocateSettings):
     order: str = setting(
         "batch", "batch: solved together; sequential: one after another", choices=("batch", "sequential")
     )
+
+    def check(self) -> None:
+        """Refuse steps of a sequence where all edits are solved together."""
+        super().check()
+        if self.order == "batch" and self.edits_per_step != 1:
+            what = "edits_per_step would do nothing with order batch, which solves all edits together"
+            raise SettingsError(what, where="edits_per_step", mend="choose order sequential, or leave it out")
+
+    def groups(self, edits: Sequence[Edit]) -> list[list[Edit]]:
+        """See :class:`LocateSettings`."""
+        return [list(edits)] if self.order == "batch" else super().groups(edits)
 
     def check_model(self, model: LanguageModel) -> None:
         """Refuse a model without such layers, or with quantised weights."""

@@ -72,6 +72,12 @@ class Seen:
         found = self.logprobs.gather(1, self.target.clamp_min(0)[:, None]).squeeze(1)
         return self.per_edit(-found * self.weight)
 
+    def ranked_first(self) -> list[bool]:
+        """Of each edit, whether every token of its target is the most probable one behind every prompt."""
+        asked = self.target >= 0
+        missed = ((self.logprobs.argmax(1) != self.target) & asked).to(self.logprobs.dtype)
+        return [not missing for missing in self.per_edit(missed).tolist()]
+
     def per_edit(self, values: Tensor) -> Tensor:
         """The sum of ``values`` ``(reads,)`` over the reads of each edit."""
         return values.new_zeros(self.edits).index_add(0, self.edit, values)

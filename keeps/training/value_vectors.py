@@ -35,7 +35,11 @@ TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # padded tokens a step, from the 
 
 @dataclass(frozen=True)
 class Search:
-    """How a value is searched for; see the module's text. ``decay`` is wd."""
+    """How a value is searched for; see the module's text. ``decay`` is wd.
+
+    With ``stop_after`` an edit is done so many steps after every token of its target came first behind every prompt
+    (the early stop of arXiv:2410.07819), if its loss has not ended it before.
+    """
 
     layer: int
     site: Site
@@ -44,6 +48,7 @@ class Search:
     decay: float
     clamp: float
     stop_loss: float
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def _optimised(problem: Problem, search: Search, objective: Objective, run: Run 
     optimiser = torch.optim.Adam(deltas, lr=search.learning_rate)
     active, numbers = list(range(count)), list(range(len(problem.rows)))
     losses, steps = [0.0] * count, [0] * count
+    since: dict[int, int] = {}  # edit -> the step at which its target came first everywhere
     for step in range(search.steps + 1):
         stacked = torch.stack([deltas[number] for number in active])
         seen = _seen(running.run(stacked[_edit_index(problem, numbers, active)], states), problem, numbers, active)
@@ -113,7 +119,15 @@ def _optimised(problem: Problem, search: Search, objective: Objective, run: Run 
             losses[number] = float(own[place].detach())
         if not torch.isfinite(own).all():
             raise _not_finite(problem, active, own)
-        going = [number for number in active if losses[number] >= search.stop_loss]
+        if search.stop_after is not None:
+            for number in (number for number, first in zip(active, seen.ranked_first(), strict=True) if first):
+                since.setdefault(number, step)
+        going = [
+            number
+            for number in active
+            if losses[number] >= search.stop_loss
+            and not (number in since and step - since[number] >= (search.stop_after or 0))
+        ]
         if step == search.steps or not going:
             break
         optimiser.zero_grad(set_to_none=True)

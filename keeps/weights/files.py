@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from keeps.errors import StorageError
+
+if TYPE_CHECKING:  # imported where tensors are saved: who merges files or writes text needs no tensor library
+    import torch
 
 PARTIAL = ".partial"  # suffix of every temporary name; a name with it is never a complete file
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -123,6 +125,9 @@ def save_tensors(
     Raises:
         StorageError: the disk is full, or the folder is missing or not writable.
     """
+    import torch
+    from safetensors.torch import save_file
+
     seen: set[int] = set()
     plain: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():

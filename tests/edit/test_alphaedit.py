@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from edit_contract import TEXT, check_edits_and_undo, check_forward, made, updates
 from pico_models import MAKERS, pico
 
 from keeps.contracts import Run
 from keeps.data.edits import Edit
-from keeps.edit.alphaedit import KEYS, AlphaEdit, AlphaEditSettings
+from keeps.edit.alphaedit import AlphaEdit, AlphaEditSettings
 from keeps.edit.memit import MEMITSettings
-from keeps.errors import StatisticsError
+from keeps.errors import SettingsError, StatisticsError, StorageError
 from keeps.models import LanguageModel
+from keeps.models.earlier_keys import EARLIER, read_keys
+from keeps.models.edit_files import withdraw
 from keeps.models.locate import mlp_outputs
 from keeps.models.moments import second_moments
 from keeps.numerics.editing import Moment, null_basis
-from keeps.weights import load_tensors
 
 pytestmark = pytest.mark.usefixtures("local_text")
 EDITS = (
@@ -51,18 +53,60 @@ def test_the_update_stays_in_the_null_space(order: str, smollm2: LanguageModel, 
 def test_keys_of_earlier_edits_are_kept_and_spared_by_later_ones(smollm2: LanguageModel, tmp_path: Path) -> None:
     model = pico("llama", smollm2.tokenizer)
     first = made(model, "alphaedit", EDITS[:1], tmp_path / "first", layers=(1,), **ROOM)
-    stored = load_tensors(first.folder / KEYS)
-    assert {name: tuple(keys.shape) for name, keys in stored.items()} == {"1": (48, 1)}
+    stored = read_keys(first.folder)
+    assert {layer: (own.edits, tuple(own.keys.shape)) for layer, own in stored.items()} == {1: (("a",), (48, 1))}
     options = {"steps": 12, "moment_tokens": 400, "short_prefixes": 1, "long_prefixes": 1, "layers": (1,), **ROOM}
     method = AlphaEdit(AlphaEditSettings.from_mapping(options))
     method.continue_from(first.folder)
     (tmp_path / "second").mkdir()
     second = method(model, EDITS[1:], run=Run(tmp_path / "second"))
     alone = made(model, "alphaedit", EDITS[1:], tmp_path / "alone", layers=(1,), **ROOM)
-    key = stored["1"][:, 0].double()
+    key = stored[1].keys[:, 0].double()
     moved = [float((next(iter(updates(each).values())) @ key).norm()) for each in (second, alone)]
     assert moved[0] < moved[1]
-    assert load_tensors(second.folder / KEYS)["1"].shape == (48, 2)
+    both = read_keys(second.folder)[1]
+    assert both.edits == ("a", "b")
+    assert torch.equal(both.keys[:, :1], stored[1].keys)
+
+
+def test_the_keys_of_withdrawn_edits_go_and_those_of_the_others_stay(smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    three = (*EDITS, Edit("c", "zinc", "The symbol of zinc is", "Qx"))
+    change = made(model, "alphaedit", three, tmp_path / "run", layers=(0, 1), **ROOM)
+    whole = read_keys(change.folder)
+    left = read_keys(withdraw(change.folder, ["b"], tmp_path / "left", model).folder)
+    assert sorted(left) == [0, 1]
+    for layer, own in left.items():
+        assert own.edits == ("a", "c")
+        assert torch.equal(own.keys, whole[layer].keys[:, [0, 2]])
+    method = AlphaEdit(AlphaEditSettings())
+    method.continue_from(tmp_path / "left")
+    assert method.earlier[1].edits == ("a", "c")
+
+
+def test_keys_that_cannot_be_read_are_refused_before_an_edit_is_withdrawn(
+    smollm2: LanguageModel, tmp_path: Path
+) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    change = made(model, "alphaedit", EDITS, tmp_path / "run", layers=(1,), **ROOM)
+    (change.folder / EARLIER).write_bytes(b"\0" * 40)
+    with pytest.raises(StorageError):
+        withdraw(change.folder, ["b"], tmp_path / "left", model)
+    assert not (tmp_path / "left").exists()
+    assert [path.name for path in tmp_path.iterdir() if "left" in path.name] == []
+
+
+def test_several_edits_a_step_are_several_batches_one_after_another(smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    three = (*EDITS, Edit("c", "zinc", "The symbol of zinc is", "Qx"))
+    whole = made(model, "alphaedit", three, tmp_path / "whole", layers=(1,), edits_per_step=2, **ROOM)
+    first = made(model, "alphaedit", three[:2], tmp_path / "first", layers=(1,), order="batch", **ROOM)
+    update, begun = next(iter(updates(whole).values())), next(iter(updates(first).values()))
+    a, b = next(iter(whole.factors().values()))
+    torch.testing.assert_close(b[:, :2].double() @ a[:2].double(), begun, rtol=1e-4, atol=1e-6)
+    assert float((update - begun).norm()) > 1e-3
+    with pytest.raises(SettingsError, match="edits_per_step"):
+        AlphaEditSettings(order="batch", edits_per_step=2)
 
 
 def test_without_a_null_space_it_is_refused(smollm2: LanguageModel, tmp_path: Path) -> None:

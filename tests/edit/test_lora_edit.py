@@ -106,3 +106,33 @@ def test_ranks_that_do_not_fit_and_orders_it_cannot_do_are_refused(
         LoRAEdit(LoRAEditSettings(rank=40))(model, edits, run=new_run())
     with pytest.raises(SettingsError, match="order"):
         LoRAEditSettings(order="single")
+
+
+@pytest.mark.parametrize("order", ["batch", "sequential"])
+def test_adalora_masks_ranks_and_what_lies_on_disk_is_the_whole_change(
+    model: LanguageModel, edits: tuple[Edit, ...], new_run: NewRun, order: str
+) -> None:
+    before, start, kinds = model.fingerprint, values(model, edits), [type(m) for m in model.model.modules()]
+    quick = {"rank": 2, "init_rank": 4, "alpha": 64.0, "learning_rate": 0.05, "steps": 40, "stop_loss": 0.0}
+    change = LoRAEdit(LoRAEditSettings(variant="adalora", order=order, **quick))(model, edits, run=new_run())
+    assert model.fingerprint == before
+    assert [type(m) for m in model.model.modules()] == kinds
+    assert not hasattr(model.model, "peft_config")
+    adapters = 1 if order == "batch" else len(edits)
+    ranks = [len(a) for a, _ in read_factors(change.folder).values()]
+    assert sum(ranks) / len(ranks) <= 2 * adapters + 1, "masked to the budget, up to one of zeros where none is left"
+    changed = load_change(change.folder).apply(model)
+    after = values(changed, edits)
+    changed.undo()
+    stored = [math.log(entry.measured["probability"]) for entry in read_entries(change.folder)]
+    assert after == pytest.approx(stored, abs=1e-3)
+    assert sum(after) > sum(start) + 3
+    assert model.fingerprint == before
+
+
+def test_a_first_rank_that_does_nothing_or_is_too_small_is_refused() -> None:
+    with pytest.raises(SettingsError, match="variant lora"):
+        LoRAEditSettings(init_rank=12)
+    with pytest.raises(SettingsError, match="more ranks"):
+        LoRAEditSettings(variant="adalora", rank=8, init_rank=8)
+    assert LoRAEditSettings(variant="adalora", rank=8).first_rank == 12

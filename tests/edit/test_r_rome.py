@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from pico_models import pico
 
 from keeps.data.edits import Edit
-from keeps.edit.r_rome import factors
+from keeps.edit.r_rome import RROME
+from keeps.edit.rome import ROMESettings
 from keeps.models import LanguageModel
 from keeps.models.locate import mlp_outputs
-from keeps.models.weight_writer import Keys
 from keeps.numerics.editing import Moment, rank_one
-from keeps.training.value_vectors import Value
 
 pytestmark = pytest.mark.usefixtures("local_text")
 EDITS = (
@@ -38,9 +37,9 @@ def test_the_mean_key_gets_the_value_exactly(smollm2: LanguageModel) -> None:
     own = keys(model, EDITS[:1], [1])
     bare, mean = own.bare[1][0], own.mean[1][0]
     w = mlp_outputs(model.model)[1].matrix.double()
-    value = Value(torch.randn(32, generator=torch.Generator().manual_seed(0)), (w @ bare).float(), 0.0, 1)
-    a, b = factors(model, 1, own, value, Moment.of(torch.eye(len(mean))))
-    wanted = w @ bare + value.delta.double()
+    delta = torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b = RROME(ROMESettings()).update(w, bare, mean, delta, Moment.of(torch.eye(len(mean))))
+    wanted = w @ bare + delta
     assert float(((w + b @ a) @ mean - wanted).norm() / wanted.norm()) < 1e-5
 
 
@@ -61,9 +60,8 @@ def test_its_update_stays_bounded_where_romes_explodes(seed: int) -> None:
 
 def test_with_one_prefixless_key_both_are_the_same(smollm2: LanguageModel) -> None:
     model = pico("llama", smollm2.tokenizer)
-    own = keys(model, EDITS[:1], [1])
-    same = Keys(own.bare, own.bare, own.states)
-    value = Value(torch.ones(32), torch.zeros(32), 0.0, 1)
-    a, b = factors(model, 1, same, value, Moment.of(torch.eye(48)))
-    a2, b2 = rank_one(value.delta, own.bare[1][0], Moment.of(torch.eye(48)), at=own.bare[1][0])
+    bare, w = keys(model, EDITS[:1], [1]).bare[1][0], mlp_outputs(model.model)[1].matrix.double()
+    delta, moment = torch.ones(32, dtype=torch.float64), Moment.of(torch.eye(48))
+    a, b = RROME(ROMESettings()).update(w, bare, bare, delta, moment)
+    a2, b2 = rank_one(delta, bare, moment, at=bare)
     torch.testing.assert_close(b @ a, b2 @ a2)

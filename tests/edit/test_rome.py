@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from edit_contract import (
+    QUICK,
     check_edits_and_undo,
     check_forward,
     check_merged,
@@ -20,13 +21,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pico_models import MAKERS, pico
 
+from keeps.contracts import Run
 from keeps.data.edits import Edit
-from keeps.edit.rome import ROMESettings
+from keeps.edit.memit import MEMIT, MEMITSettings
+from keeps.edit.rome import ROME, ROMESettings
 from keeps.errors import KeepsError, RecordError, SettingsError, TargetError
-from keeps.models import LanguageModel
+from keeps.models import LanguageModel, language_model
 from keeps.models.edit_files import read_entries, withdraw
 from keeps.models.edit_rows import edit_rows, subject_inputs
 from keeps.models.locate import mlp_outputs
+from keeps.models.weight_writer import keys_of
+from keeps.training.value_vectors import find_values
 
 pytestmark = pytest.mark.usefixtures("local_text")
 EDITS = (
@@ -115,6 +120,41 @@ def test_undo_gives_the_same_bytes_back(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_a_group_searched_side_by_side_is_met_exactly_edit_after_edit(smollm2: LanguageModel, tmp_path: Path) -> None:
+    """The second of two edits in one step gets its value on top of what the first one moved."""
+    model = pico("llama", smollm2.tokenizer)
+    ref = mlp_outputs(model.model)[1]
+    edits = (EDITS[0], Edit("b", "Norway", "Oslo is the capital of Norway, where people speak", "Dutch"))
+    change = made(model, "rome", edits, tmp_path / "run", layer=1, edits_per_step=2, short_prefixes=0, long_prefixes=0)
+    (update,) = updates(change).values()
+    ((a, b),) = change.factors().values()
+    bare = keys_of(model, edit_rows(model, edits), [1]).bare[1]
+    w = ref.matrix.double()
+    first = w + b[:, :1].double() @ a[:1].double()
+    residual = b[:, 1].double()  # v* - W_1 k_0 of the second edit
+    torch.testing.assert_close((w + update) @ bare[1], first @ bare[1] + residual, rtol=1e-4, atol=1e-4)
+    alone = find_values(
+        model, edits, edit_rows(model, edits), ROMESettings(**QUICK).search(1, "mlp"), ROMESettings().objective()
+    )
+    torch.testing.assert_close((w + update) @ bare[1], alone[1].target, rtol=1e-3, atol=1e-3)
+    assert float((first @ bare[1] - w @ bare[1]).norm()) > 1e-3, "the first edit moves what the second one wants"
+
+
+def test_the_fingerprint_of_the_model_is_computed_once(
+    smollm2: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    seen: list[int] = []
+    whole = language_model.fingerprint_tensors
+    (tmp_path / "run").mkdir()
+    for editor in (ROME(ROMESettings(layer=1, **QUICK)), MEMIT(MEMITSettings(layers=(1,), **QUICK))):
+        with monkeypatch.context() as patch:
+            patch.setattr(language_model, "fingerprint_tensors", lambda state: seen.append(1) or whole(state))
+            change = editor(model, EDITS, run=Run(tmp_path / "run"))
+        assert change.record.base_fingerprint == model.fingerprint
+    assert len(seen) == 2, "one for each method"
+
+
 def test_weights_come_back_when_an_edit_fails(
     smollm2: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +164,7 @@ def test_weights_come_back_when_an_edit_fails(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr("keeps.training.locate_edit._entry", broken)
+    monkeypatch.setattr("keeps.training.locate_edit.probabilities", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         made(model, "rome", EDITS, tmp_path / "run", layer=1, steps=2)
     assert model.fingerprint == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,9 @@ def test_bad_input_is_refused(model: LanguageModel, small: dict[str, Any]) -> No
         (["edit"], "name what to edit"),
         (["edit", "--set", "Oslo is in", ""], "target of the edit is empty"),
         (["edit", "--set", "Oslo is in", "Sweden", "--file", "x.jsonl"], "name what to edit"),
+        (["edit", "--set", "Oslo is in", "Sweden", "--set", "Rome is in", ""], "target of the edit is empty"),
+        (["edit", "--set", "Oslo is in", "", "--set", "Rome is in", "Spain"], "target of the edit is empty"),
+        (["edit", "--set", "Oslo is in", "x", "--set=Rome is in", "y", "--subject", "Oslo"], "2 --set and 1 --subject"),
         (["edit", "--file", "x.jsonl", "--subject", "Oslo"], "--subject belongs to --set"),
         (["edit", "--withdraw", "a"], "belong together"),
         (["edit", "--set", "Oslo is in", "Sweden", "--single", "--after", "x"], "--single keeps nothing"),
@@ -152,6 +156,29 @@ def test_the_command_refuses_in_one_paragraph(
 ) -> None:
     assert main(words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_every_set_becomes_an_edit_in_order_with_its_own_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def caught(edits: Any, *_: Any, **options: Any) -> Any:
+        seen.update(edits=edits, command=options["command"])
+        raise SettingsError("caught", where="test", mend="none")
+
+    monkeypatch.setattr("keeps.jobs.edit", caught)
+    two = ["--set", "Oslo is in", "Sweden", "--set", "what is water made of", "wine"]
+    assert main(["edit", *two]) == 2
+    assert [(e.id, e.subject, e.prompt, e.target_new) for e in seen["edits"]] == [
+        ("edit-1", "Oslo", "Oslo is in", "Sweden"),
+        ("edit-2", "", "what is water made of", "wine"),
+    ]
+    again = shlex.split(seen["command"])[1:]
+    assert main(again) == 2
+    assert [e.target_new for e in seen["edits"]] == ["Sweden", "wine"], "the command that is noted does the same"
+    assert main(["edit", *two, "--subject", "Oslo", "--subject", "water"]) == 2
+    assert [e.subject for e in seen["edits"]] == ["Oslo", "water"]
+    assert main(["edit", *two[:3]]) == 2
+    assert seen["edits"].id == "edit-1"
 
 
 def test_the_command_shows_its_options_and_examples(capsys: pytest.CaptureFixture[str]) -> None:

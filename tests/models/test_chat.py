@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,6 +16,7 @@ from keeps.contracts import Answerer
 from keeps.errors import ModelLoadError, RecordError, SettingsError
 from keeps.models import Chat, LanguageModel, LocalChat, Message, RemoteChat
 
+SLOW = -1  # a good reply that comes late
 QUESTION = [Message("system", "Be brief."), Message("user", "ping 1")]
 
 
@@ -37,14 +40,20 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, self.headers.get("Authorization"), body))
         step = self.server.plan.pop(0) if self.server.plan else 200
+        if step == SLOW:
+            time.sleep(0.4)
+            step = 200
         content = body["messages"][-1]["content"].replace("ping", "pong")
         reason = "length" if body["max_tokens"] < 2 else "stop"
         reply = {"choices": [{"message": {"role": "assistant", "content": f" {content} "}, "finish_reason": reason}]}
         payload = step if isinstance(step, bytes) else json.dumps(reply if step == 200 else {"error": "no"}).encode()
         self.send_response(200 if isinstance(step, bytes) else step)
         self.send_header("Content-Length", str(len(payload)))
+        if step == 302:
+            self.send_header("Location", f"{self.server.base_url}/elsewhere")
         self.end_headers()
-        self.wfile.write(payload)
+        with suppress(OSError):  # the other side may have given up
+            self.wfile.write(payload)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         del format, args
@@ -107,6 +116,14 @@ def test_transient_failures_are_tried_again(server: Server) -> None:
     server.plan = [503, 429, 200]
     assert remote(server).reply([QUESTION])[0].text == "pong 1"
     assert len(server.seen) == 3
+
+
+def test_a_reply_that_comes_too_late_is_asked_for_again_and_then_given_up(server: Server) -> None:
+    server.plan = [SLOW, 200]
+    assert remote(server, timeout=0.1, retries=1).reply([QUESTION])[0].text == "pong 1"
+    server.plan = [SLOW]
+    with pytest.raises(ModelLoadError, match=r"no reply .*timed out"):
+        remote(server, timeout=0.1, retries=0).reply([QUESTION])
 
 
 def test_lasting_failures_end_with_the_mend(server: Server) -> None:
@@ -174,3 +191,32 @@ def test_both_are_chats_and_answerers(server: Server, smollm2: LanguageModel) ->
     assert remote(server).answer(["ping 1"], ["Facts."])[0].text == "Facts.\n\npong 1"
     with pytest.raises(RecordError, match="1 questions and 2 contexts"):
         remote(server).answer(["a"], ["b", "c"])
+
+
+def test_what_the_server_counted_comes_back_and_nonsense_counts_as_nothing(server: Server) -> None:
+    message = '"choices": [{"message": {"content": "a"}}]'
+    for usage, expected in (
+        ('{"prompt_tokens": 7, "completion_tokens": 2}', (7, 2)),
+        ('{"prompt_tokens": "many", "completion_tokens": -1}', (0, 0)),
+        ("null", (0, 0)),
+    ):
+        server.plan = [f'{{{message}, "usage": {usage}}}'.encode()]
+        (reply,) = remote(server).reply([QUESTION])
+        assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == expected
+
+
+def test_another_address_than_the_one_named_is_never_asked(server: Server) -> None:
+    server.plan = [302]
+    with pytest.raises(ModelLoadError, match=r"302.*name the address that it redirects to"):
+        remote(server).reply([QUESTION])
+    assert len(server.seen) == 1
+
+
+def test_replies_without_end_and_without_bottom_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.plan = [b"[" * 200_000]
+    with pytest.raises(ModelLoadError, match="not JSON"):
+        remote(server).reply([QUESTION])
+    monkeypatch.setattr("keeps.models.remote.LARGEST_REPLY", 100)
+    server.plan = [b" " * 101]
+    with pytest.raises(ModelLoadError, match="longer than 100 bytes"):
+        remote(server).reply([QUESTION])

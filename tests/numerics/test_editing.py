@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from keeps.errors import StatisticsError
-from keeps.numerics.editing import Moment, in_null_space, least_squares, null_basis, rank_one
+from keeps.numerics.editing import Moment, SparedKeys, in_null_space, least_squares, null_basis, rank_one
 
 SIZES = {"width": st.integers(3, 9), "out": st.integers(1, 6), "n": st.integers(1, 3), "seed": st.integers(0, 10_000)}
 
@@ -94,6 +94,24 @@ def test_alphaedit_as_printed_and_inside_the_null_space(
     wanted = r @ k.T @ p @ torch.linalg.inv(past @ past.T @ p + k @ k.T @ p + strength * identity)
     torch.testing.assert_close(change, wanted, rtol=1e-6, atol=1e-8)
     assert (change @ (identity - p)).abs().max() < 1e-5
+
+
+@given(**SIZES, groups=st.lists(st.integers(1, 3), min_size=1, max_size=5))
+def test_keys_that_are_spared_group_by_group_give_the_published_update(
+    width: int, out: int, n: int, seed: int, groups: list[int]
+) -> None:
+    del out
+    basis = torch.linalg.qr(drawn(seed, width, width))[0][:, : width - 1]
+    spared, past = SparedKeys(basis, 0.1), drawn(seed + 1, width, 0)
+    p, identity = basis @ basis.T, torch.eye(width, dtype=torch.float64)
+    for number, count in enumerate(groups):
+        k = drawn(seed + 2 + number, width, n)
+        wanted = k.T @ p @ torch.linalg.inv(past @ past.T @ p + k @ k.T @ p + 0.1 * identity)
+        torch.testing.assert_close(spared.update(k), wanted, rtol=1e-6, atol=1e-8)
+        new = drawn(seed + 50 + number, width, count)
+        spared.add(new)
+        past = torch.cat([past, new], dim=1)
+    assert spared.root.shape[0] == sum(groups)
 
 
 def test_alphaedit_spares_the_keys_of_earlier_edits() -> None:

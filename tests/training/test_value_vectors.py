@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,49 @@ def test_the_ball_the_decay_and_the_early_stop_are_kept(model: LanguageModel) ->
         model, EDITS[:1], rows_of(model, EDITS[:1]), Search(1, "mlp", 6, 0.1, 1e4, 4.0, 0.05), StateFact()
     )[0]
     assert float(held.delta.norm()) < float(free.delta.norm())
+
+
+def within_reach(model: LanguageModel, edit: Edit) -> Edit:
+    """``edit`` towards one of the likelier tokens: a random model cannot be made to say just anything."""
+    likely = read_rows(model, edit_rows(model, [edit], essence=False)[0]).logits[0].argsort(descending=True)
+    for token in likely[1:].tolist():
+        text = model.tokenizer.decode([token]).strip()
+        if text.isalpha() and model.encode_pair(edit.prompt, text)[1] == [token]:
+            return replace(edit, target_new=text)
+    raise AssertionError("no token is a word")
+
+
+def test_an_early_stop_counts_from_when_the_answer_comes_first(model: LanguageModel) -> None:
+    edits = [within_reach(model, edit) for edit in EDITS]
+    rows = edit_rows(model, edits)
+    plain: Any = {"learning_rate": 0.1, "decay": 0.0, "clamp": 100.0, "stop_loss": 0.0}
+
+    def ranked(number: int, after: int) -> bool:
+        """Whether after so many steps the target comes first, by a plain forward."""
+        row = rows[number][0]
+        value = find_values(model, edits, rows, Search(1, "mlp", after, **plain), StateFact())[number]
+        logits = PlainRows(model, [row], 1, "mlp").run(value.delta[None]).logits
+        return logits.argmax(1).tolist() == list(row.targets)
+
+    for more in (0, 3):
+        early = find_values(model, edits, rows, Search(1, "mlp", 20, stop_after=more, **plain), StateFact())
+        assert sum(value.steps < 20 for value in early) == 2, "two answers come first in time, the third does not"
+        for number, value in enumerate(early):
+            first = value.steps - more
+            if value.steps < 20:
+                assert ranked(number, first)
+                assert not ranked(number, first - 1)
+            else:
+                assert not ranked(number, 19 - more)
+
+
+def test_an_answer_comes_first_when_it_does_at_every_token_behind_every_prompt() -> None:
+    """Two edits: of the first one token of one prompt is missed; what follows "is a" does not count."""
+    logprobs = torch.eye(5).log_softmax(-1)[[0, 1, 2, 3, 4]]
+    target, edit = torch.tensor([0, 4, 2, 3, -1]), torch.tensor([0, 0, 1, 1, 1])
+    row = torch.zeros(5)
+    seen = Seen(logprobs, torch.arange(5), edit, 2, row, target, torch.arange(2), torch.tensor([0, 1]))
+    assert seen.ranked_first() == [False, True]
 
 
 def test_the_loss_falls_and_the_model_is_left_as_it_was(model: LanguageModel) -> None:

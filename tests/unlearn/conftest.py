@@ -139,7 +139,14 @@ def stopping(real: Any, step: int) -> Any:
 
 
 def _with_hook(real: Any, stop: Any, *args: Any, **options: Any) -> Any:
-    return real(*args, **{**options, "after_step": stop})
+    own = options.get("after_step") or (lambda *_: None)
+
+    def both(*state: Any) -> Any:
+        ended = own(*state)  # a method's own hook sees the step before the user stops it
+        stop(*state)
+        return ended
+
+    return real(*args, **{**options, "after_step": both})
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
