@@ -61,6 +61,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "negation": COMMON,
     "ext_sub": COMMON,
     "icul": {"shots": 2, "flipped": 4},
+    "altpo": RETAINING,
+    "llmu": RETAINING,
+    "pdu": RETAINING,
+    "kga": RETAINING,
+    "eul": RETAINING,
+    "depn": {"neurons": 50},
 }
 
 
