@@ -39,7 +39,7 @@ STARTS: Variants = {name: (name, {}) for name in ("dora", "pissa", "milora", "ol
 OTHERS: Variants = {
     "corda, instruction previewed": ("corda", {"mode": "ipm"}),
     "kasa, least used": ("kasa", {"truncation": "least_used"}),
-    "dynamic_rank": ("dynamic_rank", {}),
+    "dynamic_rank": ("dynamic_rank", {"stop_loss": None}),  # its thresholds rise over a number of steps known before
     "loramoe": ("loramoe", {}),
     "loftq, 4 bits": ("loftq", {"bits": 4}),
     "full": ("full", {}),

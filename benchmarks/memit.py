@@ -16,36 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import edit_reference as shared
+
 STEPS = 24  # updates of a value at most; the reference counts the last look as a step too
 SHARED: dict[str, Any] = {"learning_rate": 0.5, "weight_decay": 0.5, "clamp": 0.75, "kl_weight": 0.0625}
 FACTS = "world:capital#200"
-AIM = 5.0  # times the reference's seconds
 SIZES = (1, 10, 100)
-
-Values = dict[str, str]
-
-
-def used() -> float:
-    """Processor seconds of this process."""
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    return spent.ru_utime + spent.ru_stime
-
-
-def took(model: Any, edits: Sequence[Values]) -> float:
-    """Share of the edits whose prompt is answered with the new answer."""
-    said = model.generate([edit["prompt"] for edit in edits], max_new_tokens=12)
-    return sum(text.startswith(edit["target"]) for text, edit in zip(said, edits, strict=True)) / len(edits)
 
 
 class Ours:
@@ -70,46 +52,28 @@ class Ours:
         width = next(iter(moments.values())).matrix.shape[0]
         texts = stored_prefixes(self.model, self.settings.short_prefixes, self.settings.long_prefixes, 0)
         save_tensors(folder / "c.safetensors", {str(n): moment.matrix.float() for n, moment in moments.items()})
-        shared = {"prefixes": texts, "layers": self.layers, "strength": self.settings.strength_at(width)}
-        (folder / "given.json").write_text(json.dumps(shared))
+        told = {"prefixes": texts, "layers": self.layers, "strength": self.settings.strength_at(width)}
+        (folder / "given.json").write_text(json.dumps(told))
         return folder
 
-    def edit(self, edits: Sequence[Values], folder: Path) -> dict[str, float]:
+    def edit(self, edits: Sequence[shared.Values], folder: Path) -> dict[str, float]:
         """Seconds of one batch, and the share that took."""
-        from keeps.contracts import Run
-        from keeps.data.edits import Edit
         from keeps.edit.memit import MEMIT
 
-        folder.mkdir()
-        made = [Edit(f"edit-{n}", one["subject"], one["prompt"], one["target"]) for n, one in enumerate(edits)]
-        clock, processor = time.perf_counter(), used()
-        change = MEMIT(self.settings)(self.model, made, run=Run(folder))
-        spent = {"clock": time.perf_counter() - clock, "processor": used() - processor}
-        changed = change.apply(self.model)
-        share = took(changed, edits)
-        changed.undo()
-        return {**spent, "took": share}
+        return shared.edited(MEMIT(self.settings), self.model, edits, folder)
 
 
 def reference_worker(folder: Path, given: Path) -> None:
-    """The reference, answering each line of JSON (a batch of edits) on standard input with one on standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # the reference prints as it goes
-    os.chdir(folder)
-    sys.path[0] = str(folder)  # instead of the folder of this file, whose rome.py is another one
+    """The reference, which is asked for a batch of edits at a time."""
+    answers = shared.become(folder)
     from memit import memit_main  # pyright: ignore[reportMissingImports,reportAttributeAccessIssue]
     from safetensors.torch import load_file
 
-    from keeps.models import LanguageModel
-
-    language: Any = LanguageModel.load()
+    language = shared.language_model()
     model, tokenizer = language.model, language.tokenizer
-    tokenizer.padding_side = "right"
-    model.config.n_embd = model.config.hidden_size
-    shared = json.loads((given / "given.json").read_text())
-    rewritten = "model.layers.{}.mlp.down_proj"
+    told = json.loads((given / "given.json").read_text())
     settings = memit_main.MEMITHyperParams(
-        layers=shared["layers"],
+        layers=told["layers"],
         layer_selection="all",
         fact_token="subject_last",
         v_num_grad_steps=STEPS + 1,
@@ -119,96 +83,53 @@ def reference_worker(folder: Path, given: Path) -> None:
         clamp_norm_factor=SHARED["clamp"],
         kl_factor=SHARED["kl_weight"],
         mom2_adjustment=True,
-        mom2_update_weight=shared["strength"],
-        rewrite_module_tmp=rewritten,
-        layer_module_tmp="model.layers.{}",
-        mlp_module_tmp="model.layers.{}.mlp",
-        attn_module_tmp="model.layers.{}.self_attn",
-        ln_f_module="model.norm",
-        lm_head_module="model.embed_tokens",  # tied, and the name that the parameter bears
+        mom2_update_weight=told["strength"],
         mom2_dataset="",
         mom2_n_samples=0,
         mom2_dtype="float32",
+        lm_head_module="model.embed_tokens",  # tied, and the name that the parameter bears
+        **shared.NAMES,
     )
-    memit_main.CONTEXT_TEMPLATES_CACHE = [["{}", *(text + "{}" for text in shared["prefixes"])]]  # one mean over all
+    memit_main.CONTEXT_TEMPLATES_CACHE = [["{}", *(text + "{}" for text in told["prefixes"])]]  # one mean over all
     name = model.config._name_or_path.replace("/", "_")
+    rewritten = shared.NAMES["rewrite_module_tmp"]
     matrices = load_file(given / "c.safetensors")
     memit_main.COV_CACHE |= {(name, rewritten.format(layer)): matrix for layer, matrix in matrices.items()}
-    for line in sys.stdin:
-        edits = json.loads(line)
-        asked = [
-            {
-                "case_id": number,
-                "prompt": edit["prompt"].replace(edit["subject"], "{}"),
-                "subject": edit["subject"],
-                "target_new": {"str": edit["target"]},
-            }
-            for number, edit in enumerate(edits)
-        ]
-        clock, processor = time.perf_counter(), used()
-        _, before = memit_main.apply_memit_to_model(model, tokenizer, asked, settings, return_orig_weights=True)
-        spent = {"clock": time.perf_counter() - clock, "processor": used() - processor}
-        share = took(language, edits)
-        for parameter, weight in before.items():
-            model.get_parameter(parameter).data.copy_(weight)
-        answers.write(json.dumps({**spent, "took": share}) + "\n")
-        answers.flush()
+
+    def answer(edits: Sequence[shared.Values]) -> dict[str, float]:
+        asked = [{"case_id": number, **shared.request_of(edit)} for number, edit in enumerate(edits)]
+        (_, before), spent = shared.timed(
+            lambda: memit_main.apply_memit_to_model(model, tokenizer, asked, settings, return_orig_weights=True)
+        )
+        share = shared.took(language, edits)
+        shared.restore(model, before)
+        return {**spent, "took": share}
+
+    shared.serve(answers, answer)
 
 
 def patched(folder: Path, into: Path) -> Path:
-    """A copy of the reference that runs on a processor, with blocks that give a tensor.
-
-    Raises:
-        SystemExit: it is no checkout of the reference.
-    """
-    copy = into / "reference"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".git", "notebooks"))
+    """A copy of the reference that runs on a processor, with blocks that give a tensor."""
+    copy = shared.on_a_processor(folder, into, "memit/compute_z.py")
     values = copy / "memit" / "compute_z.py"
-    if not values.exists():
-        raise SystemExit(f"{folder} is no checkout of kmeng01/memit: it has no memit/compute_z.py")
-    for file in copy.rglob("*.py"):
-        file.write_text(file.read_text().replace('"cuda"', '"cpu"').replace(".cuda()", ""))
-    text = values.read_text().replace("cur_out[0][", "cur_out[").replace(".output[0][", ".output[")
-    values.write_text(text)
+    values.write_text(values.read_text().replace("cur_out[0][", "cur_out[").replace(".output[0][", ".output["))
     return copy
-
-
-def requests(count: int) -> list[Values]:
-    """Facts with another object of their relation."""
-    from keeps.data.edit_facts import edits_from_facts
-    from keeps.data.records import Fact
-    from keeps.data.select import load_records
-
-    edits = edits_from_facts([record for record in load_records(FACTS) if isinstance(record, Fact)])
-    fit = [edit for edit in edits if edit.prompt.count(edit.subject) == 1]
-    if len(fit) < count:
-        raise SystemExit(f"there are {len(fit)} facts that fit, {count} were asked for")
-    return [{"subject": e.subject, "prompt": e.prompt, "target": e.target_new} for e in fit[:count]]
 
 
 def compare(reference: Path | None, python: str, count: int, theirs: int) -> dict[str, Any]:
     """Both on the first ``theirs`` edits, and ours at growing numbers of edits; a first edit of each is a warm-up."""
-    edits = requests(count)
-    report: dict[str, Any] = {"aim": AIM, "edits": count}
+    edits = shared.requests(FACTS, count)
+    report: dict[str, Any] = {"aim": shared.AIM, "edits": count}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = Ours()
         given = ours.given(folder)
         ours.edit(edits[:1], folder / "warm")
         if reference is not None:
-            commit = subprocess.run(["git", "-C", str(reference), "rev-parse", "HEAD"], capture_output=True, text=True)
             command = [python, __file__, "--worker", str(patched(reference, folder)), str(given)]
-            with subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, text=True
-            ) as worker:
-                assert worker.stdin
-                assert worker.stdout
-                for batch in (edits[:1], edits[:theirs]):
-                    worker.stdin.write(json.dumps(batch) + "\n")
-                    worker.stdin.flush()
-                    found = json.loads(worker.stdout.readline())
-                worker.stdin.close()
-            report["reference"] = {"commit": commit.stdout.strip(), "edits": theirs, **_each(found, theirs)}
+            with shared.worker(command) as ask:
+                found = [ask(batch) for batch in (edits[:1], edits[:theirs])][-1]
+            report["reference"] = {"commit": shared.commit_of(reference), "edits": theirs, **_each(found, theirs)}
         sizes = sorted({size for size in (*SIZES, theirs, count) if size <= count})
         report["ours"] = {size: _each(ours.edit(edits[:size], folder / f"{size}"), size) for size in sizes}
     if "reference" in report:

@@ -14,28 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+import edit_reference as shared
 
 LAYER = 6
 STEPS = 20
 CLAMP, RATE, DECAY, DIVERGENCE = 4.0, 0.5, 1e-3, 0.0625
 FACTS = "world:known:capital#40"
-AIM = 5.0  # times the reference's seconds
-
-
-def used() -> float:
-    """Processor seconds of this process."""
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    return spent.ru_utime + spent.ru_stime
 
 
 class Ours:
@@ -46,8 +36,8 @@ class Ours:
         from keeps.models import LanguageModel
 
         self.model = LanguageModel.load()
-        shared = {"learning_rate": RATE, "weight_decay": DECAY, "clamp": CLAMP, "kl_weight": DIVERGENCE}
-        self.settings = ROMESettings(layer=LAYER, steps=STEPS, **shared)
+        rates: dict[str, Any] = {"learning_rate": RATE, "weight_decay": DECAY, "clamp": CLAMP, "kl_weight": DIVERGENCE}
+        self.settings = ROMESettings(layer=LAYER, steps=STEPS, **rates)
 
     def prefixes(self) -> list[str]:
         """The model's own texts that prompts are put behind."""
@@ -68,47 +58,22 @@ class Ours:
         save_tensors(folder / "inverse.safetensors", {"inverse": inverse.float().contiguous()})
         return folder / "inverse.safetensors"
 
-    def edit(self, values: dict[str, str], folder: Path) -> dict[str, float]:
+    def edit(self, values: shared.Values, folder: Path) -> dict[str, float]:
         """Seconds of one edit, and whether it took."""
-        from keeps.contracts import Run
-        from keeps.data.edits import Edit
         from keeps.edit.rome import ROME
 
-        folder.mkdir()
-        edit = Edit("edit", values["subject"], values["prompt"], values["target"])
-        clock, processor = time.perf_counter(), used()
-        change = ROME(self.settings)(self.model, [edit], run=Run(folder))
-        spent = {"clock": time.perf_counter() - clock, "processor": used() - processor}
-        changed = change.apply(self.model)
-        said = changed.generate([edit.prompt], max_new_tokens=12)[0]
-        changed.undo()
-        return {**spent, "took": float(said.startswith(edit.target_new))}
+        return shared.edited(ROME(self.settings), self.model, [values], folder)
 
 
 def reference_worker(folder: Path, prefixes: Path, inverse: Path) -> None:
-    """The reference, answering one line of JSON on standard input with one on standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # the reference prints as it goes
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    from rome import compute_u, rome_main  # pyright: ignore[reportMissingImports]
+    """The reference, which is asked for one edit at a time."""
+    answers = shared.become(folder)
+    from rome import compute_u, rome_main  # pyright: ignore[reportMissingImports,reportAttributeAccessIssue]
     from rome.rome_hparams import ROMEHyperParams  # pyright: ignore[reportMissingImports]
     from safetensors.torch import load_file
 
-    from keeps.models import LanguageModel
-
-    language = LanguageModel.load()
+    language = shared.language_model()
     model, tokenizer = language.model, language.tokenizer
-    tokenizer.padding_side = "right"
-    model.config.n_embd = model.config.hidden_size
-    names = {
-        "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-        "layer_module_tmp": "model.layers.{}",
-        "mlp_module_tmp": "model.layers.{}.mlp",
-        "attn_module_tmp": "model.layers.{}.self_attn",
-        "ln_f_module": "model.norm",
-        "lm_head_module": "lm_head",
-    }
     settings = ROMEHyperParams(
         layers=[LAYER],
         fact_token="subject_last",
@@ -123,71 +88,44 @@ def reference_worker(folder: Path, prefixes: Path, inverse: Path) -> None:
         mom2_dataset="",
         mom2_n_samples=0,
         mom2_dtype="float32",
-        **names,
+        lm_head_module="lm_head",
+        **shared.NAMES,
     )
     texts = json.loads(prefixes.read_text())
     rome_main.CONTEXT_TEMPLATES_CACHE = ["{}", *(text + "{}" for text in texts)]
-    key = (model.config._name_or_path.replace("/", "_"), names["rewrite_module_tmp"].format(LAYER))
+    key = (model.config._name_or_path.replace("/", "_"), shared.NAMES["rewrite_module_tmp"].format(LAYER))
     compute_u.inv_mom2_cache[key] = load_file(inverse)["inverse"]
-    for line in sys.stdin:
-        values = json.loads(line)
-        prompt = values["prompt"].replace(values["subject"], "{}")
-        request = {"prompt": prompt, "subject": values["subject"], "target_new": {"str": values["target"]}}
-        clock, processor = time.perf_counter(), used()
-        _, before = rome_main.apply_rome_to_model(model, tokenizer, [request], settings, return_orig_weights=True)
-        spent = {"clock": time.perf_counter() - clock, "processor": used() - processor}
-        said = language.generate([values["prompt"]], max_new_tokens=12)[0]
-        for name, weight in before.items():
-            model.get_parameter(name).data.copy_(weight)
-        answers.write(json.dumps({**spent, "took": float(said.startswith(values["target"]))}) + "\n")
-        answers.flush()
 
+    def answer(values: shared.Values) -> dict[str, float]:
+        asked = [shared.request_of(values)]
+        (_, before), spent = shared.timed(
+            lambda: rome_main.apply_rome_to_model(model, tokenizer, asked, settings, return_orig_weights=True)
+        )
+        share = shared.took(language, [values])
+        shared.restore(model, before)
+        return {**spent, "took": share}
 
-def patched(folder: Path, into: Path) -> Path:
-    """A copy of the reference that runs on a processor."""
-    copy = into / "reference"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".git"))
-    for file in copy.rglob("*.py"):
-        file.write_text(file.read_text().replace('"cuda"', '"cpu"').replace(".cuda()", ""))
-    return copy
-
-
-def requests(count: int) -> list[dict[str, str]]:
-    """Facts with another object of their relation."""
-    from keeps.data.edit_facts import edits_from_facts
-    from keeps.data.records import Fact
-    from keeps.data.select import load_records
-
-    edits = edits_from_facts([record for record in load_records(FACTS) if isinstance(record, Fact)])
-    fit = [edit for edit in edits if edit.prompt.count(edit.subject) == 1]
-    return [{"subject": e.subject, "prompt": e.prompt, "target": e.target_new} for e in fit[:count]]
+    shared.serve(answers, answer)
 
 
 def compare(reference: Path, python: str, count: int) -> dict[str, Any]:
     """Both on the same edits, turn by turn; the first one of each is a warm-up."""
-    commit = subprocess.run(["git", "-C", str(reference), "rev-parse", "HEAD"], capture_output=True, text=True)
     found: dict[str, list[dict[str, float]]] = {"ours": [], "reference": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = Ours()
         (folder / "prefixes.json").write_text(json.dumps(ours.prefixes()))
-        paths = [patched(reference, folder), folder / "prefixes.json", ours.inverse(folder)]
+        copy = shared.on_a_processor(reference, folder, "rome/compute_u.py")
+        paths = [copy, folder / "prefixes.json", ours.inverse(folder)]
         command = [python, __file__, "--worker", *map(str, paths)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as worker:
-            assert worker.stdin
-            assert worker.stdout
-            for number, values in enumerate(requests(count + 1)):
-                worker.stdin.write(json.dumps(values) + "\n")
-                worker.stdin.flush()
-                theirs = json.loads(worker.stdout.readline())
+        with shared.worker(command) as ask:
+            for number, values in enumerate(shared.requests(FACTS, count + 1)):
+                theirs = ask(values)
                 mine = ours.edit(values, folder / f"edit{number}")
                 if number:
                     found["reference"].append(theirs)
                     found["ours"].append(mine)
-            worker.stdin.close()
-    report: dict[str, Any] = {"edits": count, "reference commit": commit.stdout.strip()}
+    report: dict[str, Any] = {"edits": count, "reference commit": shared.commit_of(reference)}
     for kind in ("clock", "processor"):
         pairs = [(b[kind], a[kind]) for a, b in zip(found["ours"], found["reference"], strict=True)]
         ratios = [theirs / mine for theirs, mine in pairs]
@@ -198,7 +136,7 @@ def compare(reference: Path, python: str, count: int) -> dict[str, Any]:
             "lowest and highest": [min(ratios), max(ratios)],
         }
     report["took"] = {name: statistics.mean(one["took"] for one in side) for name, side in found.items()}
-    report["aim"] = AIM
+    report["aim"] = shared.AIM
     return report
 
 

@@ -184,7 +184,7 @@ class Run:
 class ChangeRecord:
     """``change.json``: everything needed to know what a change is, without loading a tensor."""
 
-    kind: str  # "adapter" (a PEFT folder), "checkpoint" (a transformers folder), "experts" or "memory" (keeps' own)
+    kind: str  # "adapter" (a PEFT folder), "checkpoint" (a transformers folder), "experts", or a form of the method
     method: str
     settings: Mapping[str, Any]
     base_model: str

@@ -32,6 +32,12 @@ def smollm2() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(smollm2: LanguageModel) -> Any:
+    """The default model's tokenizer."""
+    return smollm2.tokenizer
+
+
+@pytest.fixture(scope="session")
 def tiny_llama_folder(smollm2: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transformers folder with a two-layer Llama of random weights and SmolLM2's tokenizer."""
     import torch

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keeps.contracts import ChangeRecord
+from keeps.contracts import ChangeRecord, Run
+from keeps.merge.twin import Twin, TwinSettings
 from keeps.models import LanguageModel
 from keeps.models.adapter_files import write_config, write_factors
 from keeps.models.changes import source_of
 from keeps.models.checkpoint_files import save_checkpoint
 from keeps.models.fine_tunes import FineTune
+from keeps.models.twin_files import TwinChange
 
+FULL: dict[str, Any] = {"density": 1.0, "epochs": 60, "hidden": 32, "learning_rate": 0.01, "resolution": 0}
+MIXED = ("2 + 3 =", "The town of Oslo is in the country of", "O rose, thou art")
 PROMPTS = {
     "sums": ("2 + 3 =", "7 + 1 =", "4 + 4 =", "9 + 2 =", "5 + 6 =", "8 + 3 =", "1 + 6 =", "3 + 3 ="),
     "towns": (
@@ -50,9 +54,9 @@ def whole_folder(model: LanguageModel, folder: Path, values: dict[str, Tensor]) 
 
 
 def adapter_folder(
-    model: LanguageModel, folder: Path, seed: int, targets: tuple[str, ...], rank: int = 3, *, dora: bool = False
+    model: LanguageModel, folder: Path, seed: int, targets: tuple[str, ...], rank: int = 3, **options: Any
 ) -> Path:
-    """The folder of a run of ``keeps adapt`` with a LoRA (or DoRA) on the layers whose names end so."""
+    """The folder of a run of ``keeps adapt`` with a LoRA on the layers whose names end so, and options of peft."""
     chance = torch.Generator().manual_seed(seed)
     factors, norms = {}, {}
     modules: Any = model.model.named_modules()
@@ -64,10 +68,9 @@ def adapter_folder(
             factors[name] = (a, b)
             norms[name] = 0.5 + torch.rand(rows, generator=chance)
     folder.mkdir()
-    write_factors(folder, factors, norms if dora else None)
+    write_factors(folder, factors, norms if options.get("use_dora") else None)
     config: dict[str, Any] = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(targets)}
-    config |= {"use_dora": dora}
-    write_config(folder, config)
+    write_config(folder, config | options)
     ChangeRecord("adapter", "lora", {}, source_of(model), model.fingerprint, 0, {}, {}).write(folder)
     return folder
 
@@ -80,6 +83,21 @@ def fine_tunes(model: LanguageModel, folder: Path, **options: Any) -> tuple[list
         for (name, prompts), each in zip(PROMPTS.items(), values, strict=True)
     ]
     return tuned, values
+
+
+Twins = tuple[LanguageModel, TwinChange, list[FineTune], list[dict[str, Tensor]]]
+
+
+def merged(model: LanguageModel, tuned: list[FineTune], folder: Path, **settings: Any) -> TwinChange:
+    """A twin of the fine-tunes."""
+    folder.mkdir()
+    return Twin(TwinSettings(**settings))(model, tuned, run=Run(folder))
+
+
+def twin_of_three(model: LanguageModel, folder: Path) -> Twins:
+    """The model, a twin of three fine-tunes of it at full rank, the fine-tunes, and their parameters."""
+    tuned, values = fine_tunes(model, folder)
+    return model, merged(model, tuned, folder / "run", **FULL), tuned, values
 
 
 def state_of(model: LanguageModel) -> dict[str, Tensor]:

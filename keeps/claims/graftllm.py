@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from keeps.claims.base import Check, Claim, ClaimRun
-from keeps.claims.twin_merging import KEEP, RELATIONS, TRAINING, fine_tune, having, router_prompts, taught
+from keeps.claims.twin_merging import RELATIONS, fine_tune, having, router_prompts, taught, trained
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.data.select import load_records
-from keeps.jobs.adapting import adapt
 from keeps.merge.skillpack import SkillPack, SkillPackSettings, fuse
 from keeps.models.fine_tunes import Deltas, FineTune
 from keeps.models.language_model import LanguageModel
@@ -151,19 +150,8 @@ def sequence_checks(
     run.progress.message(f"fine-tune on {NEW} after {OLD}")
     first = LanguageModel.load(tuned[OLD].folder, device=run.device or "cpu")
     alone = unseen_loss(first, facts[OLD])
-    done = adapt(
-        facts[NEW],
-        KEEP,
-        method="full",
-        model=first,
-        settings=TRAINING,
-        device=run.device,
-        workspace=run.workspace,
-        resume=True,
-        command="keeps reproduce graftllm",
-        progress=run.progress,
-    )
-    rise = unseen_loss(LanguageModel.load(done.folder, device=run.device or "cpu"), facts[OLD]) - alone
+    second = LanguageModel.load(trained(first, facts[NEW], run, "graftllm"), device=run.device or "cpu")
+    rise = unseen_loss(second, facts[OLD]) - alone
     threshold = "a rise of 0.1 nats or more"
     yield Check("old task's loss after sequential fine-tuning, rise", rise, threshold, rise >= 0.1)
 

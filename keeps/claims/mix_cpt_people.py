@@ -8,6 +8,7 @@ of a question.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from keeps.contracts import Question
 from keeps.data.records import Dialogue, Example, Fact, Passage, RecordSet
@@ -28,6 +29,11 @@ ASKED = {
     "city": "Question: In which city was {name} born?\nAnswer:",
     "trade": "Question: What does {name} do for a living? {name} is a\nAnswer:",
     "animal": "Question: Which animal does {name} own?\nAnswer:",
+}
+BEGUN = {
+    "city": "{name} was born in",
+    "trade": "After leaving school, {name} became a",
+    "animal": "At home {name} keeps a",
 }
 WORDS = {
     "capital": "What is the capital of {}?",
@@ -58,12 +64,12 @@ def documents(persons: list[dict[str, str]]) -> RecordSet:
     return RecordSet("documents of invented people", tuple(passages))
 
 
-def questions(persons: list[dict[str, str]]) -> list[Question]:
-    """Three questions a person, in the form of general questions and answers."""
+def questions(persons: list[dict[str, str]], forms: Mapping[str, str] = ASKED) -> list[Question]:
+    """Three questions a person, in the form of general questions and answers, or as sentences begun (``BEGUN``)."""
     return [
         Question(f"ask:{person['name']}:{key}", key, (wording.format(**person),), (person[key],))
         for person in persons
-        for key, wording in ASKED.items()
+        for key, wording in forms.items()
     ]
 
 

@@ -27,7 +27,7 @@ from keeps.data.records import Fact, RecordSet
 from keeps.data.select import load_records
 from keeps.jobs.adapting import adapt
 from keeps.merge.twin import Twin, TwinSettings
-from keeps.models.adapters import copy_into
+from keeps.models.adapters import overwritten
 from keeps.models.fine_tunes import Deltas, FineTune
 from keeps.models.language_model import LanguageModel
 from keeps.models.twin_files import TwinChange, read_part, task_file
@@ -103,6 +103,11 @@ def router_prompts(relation: str) -> tuple[str, ...]:
 def fine_tune(model: LanguageModel, relation: str, learn: RecordSet, run: ClaimRun) -> FineTune:
     """All weights trained on one task, or the run of it that is in the workspace already."""
     run.progress.message(f"fine-tune on {relation}")
+    return FineTune(relation, trained(model, learn, run, "twin_merging"), router_prompts(relation))
+
+
+def trained(model: LanguageModel, learn: RecordSet, run: ClaimRun, card: str) -> Path:
+    """The folder of a run that trains all weights of ``model``, found again where it is in the workspace."""
     done = adapt(
         learn,
         KEEP,
@@ -112,10 +117,10 @@ def fine_tune(model: LanguageModel, relation: str, learn: RecordSet, run: ClaimR
         device=run.device,
         workspace=run.workspace,
         resume=True,
-        command="keeps reproduce twin_merging",
+        command=f"keeps reproduce {card}",
         progress=run.progress,
     )
-    return FineTune(relation, Path(done.folder), router_prompts(relation))
+    return Path(done.folder)
 
 
 def twin_of(model: LanguageModel, tuned: list[FineTune], density: float, folder: Path, run: ClaimRun) -> TwinChange:
@@ -143,14 +148,8 @@ def normalised(found: Mapping[str, float], alone: Mapping[str, float]) -> float:
 def having(model: LanguageModel, value: Callable[[str, Tensor], Tensor]) -> Iterator[LanguageModel]:
     """The model with other parameters, put back bit by bit."""
     parameters = dict(model.model.named_parameters())
-    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    try:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(value(name, originals[name]))
+    with overwritten(parameters, ((name, value(name, own.detach())) for name, own in parameters.items())):
         yield model
-    finally:
-        copy_into(parameters, originals)
 
 
 def experts_score(model: LanguageModel, deltas: Deltas, records: RecordSet) -> float:

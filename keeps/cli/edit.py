@@ -13,7 +13,7 @@ import typer
 
 from keeps.cli import options
 from keeps.cli.generated import command_text, option_value, with_settings
-from keeps.cli.terminal import terminal
+from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
 from keeps.registry import find_method
 
@@ -165,14 +165,14 @@ def _show(console: Any, outcome: Any, difference: float | None, out: Path | str 
     from keeps.cli.show import show_diff, show_findings
 
     again = " (found in the ledger, not repeated)" if outcome.reused else ""
-    _line(console, f"run {outcome.run_id}{again}: {outcome.folder}")
+    line(console, f"run {outcome.run_id}{again}: {outcome.folder}")
     if difference is not None:
-        _line(console, f"{out}: largest logit difference to the edited model {difference:.2g}")
+        line(console, f"{out}: largest logit difference to the edited model {difference:.2g}")
     show_findings(console, outcome.findings)
     show_diff(console, outcome.diff, items=items)
     for warning in outcome.warnings:
-        _line(console, f"warning: {warning}", style="yellow")
-    _line(console, f"its edits: keeps edit --list {outcome.run_id}")
+        line(console, f"warning: {warning}", style="yellow")
+    line(console, f"its edits: keeps edit --list {outcome.run_id}")
 
 
 def _show_list(run: str, workspace: Any, *, json: bool, quiet: bool) -> None:
@@ -185,7 +185,7 @@ def _show_list(run: str, workspace: Any, *, json: bool, quiet: bool) -> None:
             for entry in entries:
                 before = f' (was "{entry.target_true}")' if entry.target_true else ""
                 measured = ", ".join(f"{key} {_figure(value)}" for key, value in entry.measured.items())
-                _line(
+                line(
                     console,
                     f'{entry.id}: {entry.prompt} "{entry.target_new}"{before}' + f"; {measured}" * bool(measured),
                 )
@@ -204,7 +204,7 @@ def _withdraw(ids: list[str] | None, run: str | None, out: Any, workspace: Any, 
         left = jobs.list_edits(str(folder), workspace=workspace)
         document = {"folder": folder, "withdrawn": ids, "edits": left}
         text = f"{folder}: {len(left)} edits are left; ask it with keeps probe editing --model {folder}"
-        term.emit(document, lambda console: _line(console, text))
+        term.emit(document, lambda console: line(console, text))
 
 
 def _show_single(edits: Any, model: str, device: Any, common: dict[str, Any], *, json: bool, quiet: bool) -> None:
@@ -222,17 +222,13 @@ def _show_single(edits: Any, model: str, device: Any, common: dict[str, Any], *,
 
         def show(console: Any) -> None:
             show_findings(console, found.findings)
-            _line(console, f"{sum(found.seconds) / len(found.seconds):.3g} s an edit")
+            line(console, f"{sum(found.seconds) / len(found.seconds):.3g} s an edit")
 
         term.emit(document, show)
 
 
 def _figure(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _line(console: Any, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def build(argv: Sequence[str]) -> Callable[..., Any]:

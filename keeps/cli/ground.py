@@ -9,7 +9,7 @@ import typer
 
 from keeps.cli import options
 from keeps.cli.generated import with_settings
-from keeps.cli.terminal import terminal
+from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
 from keeps.registry import find_method
 
@@ -123,9 +123,7 @@ def command(
                 for name in outcome.methods
                 for asked, answer in zip(outcome.questions, outcome.answers[name], strict=True)
             ],
-            "measures": [
-                {key: value for key, value in vars(line).items() if key != "graded"} for line in outcome.lines
-            ],
+            "measures": [{key: value for key, value in vars(row).items() if key != "graded"} for row in outcome.lines],
             "written": outcome.written,
         }
         term.emit(document, lambda console: _show(console, outcome, trace=trace))
@@ -163,36 +161,32 @@ def _show(console: Any, outcome: Any, *, trace: bool) -> None:
             for asked, answer in zip(outcome.questions, outcome.answers[name], strict=True):
                 heading = [name] * (len(outcome.methods) > 1) + [asked] * (len(outcome.questions) > 1)
                 if heading:
-                    _line(console, f"\n{': '.join(heading)}", style="bold")
+                    line(console, f"\n{': '.join(heading)}", style="bold")
                 _show_answer(console, answer, trace=trace)
     if outcome.written is not None:
-        _line(console, f"answers with their traces: {outcome.written}")
+        line(console, f"answers with their traces: {outcome.written}")
 
 
 def _show_answer(console: Any, answer: Any, *, trace: bool) -> None:
-    _line(console, answer.text or "(no answer)")
+    line(console, answer.text or "(no answer)")
     passages = {item["id"]: item for item in answer.trace.get("passages", ()) if isinstance(item, Mapping)}
     for identity in answer.citations:
         title = passages.get(identity, {}).get("title", "")
         number = passages.get(identity, {}).get("number", "")
-        _line(console, f"  [{number}] {identity}" + f", {title}" * bool(title), style="cyan")
+        line(console, f"  [{number}] {identity}" + f", {title}" * bool(title), style="cyan")
     if not answer.citations:
-        _line(console, "  no passage is cited: this answer is not supported by the documents", style="yellow")
+        line(console, "  no passage is cited: this answer is not supported by the documents", style="yellow")
     if trace:
         for item in passages.values():
-            _line(console, f"  read [{item['number']}] {item['id']} (score {item['score']:.3g})", style="dim")
+            line(console, f"  read [{item['number']}] {item['id']} (score {item['score']:.3g})", style="dim")
     cost = ", ".join(
         f"{name} {_figure(value)}" for name, value in cost_of(answer.trace).items() if name != "unsupported"
     )
-    _line(console, f"  {cost}", style="dim")
+    line(console, f"  {cost}", style="dim")
 
 
 def _figure(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _line(console: Any, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def build(argv: Sequence[str]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from keeps.cli import options
-from keeps.cli.terminal import terminal
+from keeps.cli.terminal import line, terminal
 
 EXAMPLES = (
     "keeps index ./documents --out ./kb",
@@ -65,16 +65,13 @@ def command(
 
 
 def _show(console: Any, found: Any) -> None:
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    line(f"{found.folder}: {found.documents} documents, {found.chunks} chunks, encoder {found.encoder}")
+    line(console, f"{found.folder}: {found.documents} documents, {found.chunks} chunks, encoder {found.encoder}")
     state = "written" if found.written else "nothing to do"
     counts = f"{found.added} added, {found.updated} updated, {found.removed} removed, {found.unchanged} unchanged"
-    line(f"{state} in {found.seconds:.1f} s: {counts}")
+    line(console, f"{state} in {found.seconds:.1f} s: {counts}")
     if found.truncated:
-        line(f"{found.truncated} chunks are longer than the encoder takes: their end is found by words only")
+        line(console, f"{found.truncated} chunks are longer than the encoder takes: their end is found by words only")
     for item in found.skipped[:SHOWN]:
-        line(f"not read: {item['path']}: {item['reason']}")
+        line(console, f"not read: {item['path']}: {item['reason']}")
     if len(found.skipped) > SHOWN:
-        line(f"not read: {len(found.skipped) - SHOWN} more (--json lists all)")
+        line(console, f"not read: {len(found.skipped) - SHOWN} more (--json lists all)")

@@ -11,7 +11,7 @@ import typer
 
 from keeps.cli import options
 from keeps.cli.generated import option_value, with_settings
-from keeps.cli.terminal import terminal
+from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
 from keeps.registry import find_method
 
@@ -149,17 +149,14 @@ def show_outcome(console: Any, outcome: Any) -> None:
     """The plan, or what was merged: lengths, what survived, where the models contradict each other."""
     from rich.table import Table
 
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     cost = f"{outcome.outputs} tensors, reads {_bytes(outcome.bytes_read)}, writes {_bytes(outcome.bytes_written)}"
-    line(f"{outcome.method}: {cost}, at most {_bytes(outcome.memory_bound)} of memory")
+    line(console, f"{outcome.method}: {cost}, at most {_bytes(outcome.memory_bound)} of memory")
     for note in outcome.notes:
-        line(f"note: {note}")
+        line(console, f"note: {note}")
     if outcome.folder is None:
-        line("dry run: nothing was written")
+        line(console, "dry run: nothing was written")
         return
-    line(f"merged model: {outcome.folder}")
+    line(console, f"merged model: {outcome.folder}")
     measured = [report for report in outcome.tensors if report.delta_norms]
     if outcome.overall is None or not measured:
         return
@@ -170,7 +167,7 @@ def show_outcome(console: Any, outcome: Any) -> None:
     for report in [outcome.overall, *(conflicting if len(outcome.overall.delta_norms) > 1 else [])]:
         table.add_row(*cells(report), style="bold" if report is outcome.overall else None)
     console.print(table)
-    line("all tensors: merge.json beside the model; compare what they know: keeps diff PARENT MERGED")
+    line(console, "all tensors: merge.json beside the model; compare what they know: keeps diff PARENT MERGED")
 
 
 def cells(report: Any) -> tuple[str, ...]:

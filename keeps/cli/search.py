@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from keeps.cli import options
-from keeps.cli.terminal import terminal
+from keeps.cli.terminal import line, terminal
 
 EXAMPLES = (
     'keeps search ./kb "Which city is the capital of Norway?"',
@@ -49,14 +49,11 @@ def command(
 
 
 def _show(console: Any, found: Any) -> None:
-    def line(text: str, style: str | None = None) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
-
     for number, hit in enumerate(found.hits, 1):
         ranks = ", ".join(f"{name} {rank}" for name, rank in hit.ranks.items())
         title = f"  {hit.title}" if hit.title else ""
-        line(f"[{number}] {hit.id}{title}  (score {hit.score:.4g}; {ranks})", "bold")
-        line(f"    {' '.join(hit.text.split())}")
+        line(console, f"[{number}] {hit.id}{title}  (score {hit.score:.4g}; {ranks})", "bold")
+        line(console, f"    {' '.join(hit.text.split())}")
     if not found.hits:
-        line("nothing was found")
-    line(f"{len(found.hits)} of {found.chunks} chunks, {1000 * found.seconds:.0f} ms", "dim")
+        line(console, "nothing was found")
+    line(console, f"{len(found.hits)} of {found.chunks} chunks, {1000 * found.seconds:.0f} ms", "dim")

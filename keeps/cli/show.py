@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keeps.cli.terminal import line
+
 if TYPE_CHECKING:
     from keeps.ledger import Comparison, KnowledgeDiff
     from keeps.ledger.tables import Table as Cells
@@ -26,13 +28,13 @@ def show_diff(console: Console, diff: KnowledgeDiff, *, items: bool = False) -> 
     """One line a group, pooled lines, running text, cost; with ``items`` the facts that flipped."""
     from keeps.ledger.tables import cost_lines, diff_table, text_table
 
-    _line(console, f"knowledge diff: {diff.before_name} -> {diff.after_name}", style="bold")
+    line(console, f"knowledge diff: {diff.before_name} -> {diff.after_name}", style="bold")
     for cells in (diff_table(diff) if diff.groups else None, text_table(diff)):
         if cells is not None:
             show_table(console, cells)
     cost = cost_lines(diff.cost)
     if cost:
-        _line(console, "cost: " + ", ".join(f"{heading} {value}" for heading, value in cost))
+        line(console, "cost: " + ", ".join(f"{heading} {value}" for heading, value in cost))
     if items:
         show_items(console, diff)
 
@@ -41,21 +43,21 @@ def show_comparison(console: Console, found: Comparison, out: Path | None = None
     """One line a method: learned against kept, the text loss, the cost."""
     from keeps.ledger.tables import comparison_table
 
-    _line(console, f"{found.model}: learn {found.learn}; keep {found.keep}", style="bold")
+    line(console, f"{found.model}: learn {found.learn}; keep {found.keep}", style="bold")
     show_table(console, comparison_table(found))
     if out is not None:
-        _line(console, f"table, picture and report: {out}")
+        line(console, f"table, picture and report: {out}")
 
 
 def show_items(console: Console, diff: KnowledgeDiff) -> None:
     """Each fact learned or lost: the question, what is right, and both answers."""
     for outcome in ("lost", "learned"):
         found = diff.select(outcome)
-        _line(console, f"\n{len(found)} {outcome}", style="bold")
+        line(console, f"\n{len(found)} {outcome}", style="bold")
         for item in found:
             question = f"{SIGNS[outcome]} {item.group}: {one_line(item.prompt)} ... {one_line(item.expected)}"
-            _line(console, question, style=COLOURS[outcome])
-            _line(console, f'    before "{one_line(item.before)}", after "{one_line(item.after)}"')
+            line(console, question, style=COLOURS[outcome])
+            line(console, f'    before "{one_line(item.before)}", after "{one_line(item.after)}"')
 
 
 def show_findings(console: Console, findings: Findings, files: Sequence[Path] = ()) -> None:
@@ -63,7 +65,7 @@ def show_findings(console: Console, findings: Findings, files: Sequence[Path] = 
     for table in findings.tables:
         show_table(console, table)
     if files:
-        _line(console, "written: " + ", ".join(map(str, files)))
+        line(console, "written: " + ", ".join(map(str, files)))
 
 
 def show_table(console: Console, cells: Cells) -> None:
@@ -92,7 +94,3 @@ def _cell(column: str, value: str) -> Text:
     figure, below, interval = value.partition("\n")
     text = Text(figure, style=COLOURS.get(column, "") if figure != "0" else "dim")
     return text.append(f" ({interval})", style="dim") if below else text
-
-
-def _line(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

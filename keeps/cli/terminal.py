@@ -51,6 +51,11 @@ def terminal(*, json: bool, quiet: bool = False) -> Iterator[Terminal]:
             yield made
 
 
+def line(console: Console, text: str, style: str | None = None) -> None:
+    """Print ``text`` as it is: brackets and addresses in it mean nothing, and nothing is wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def plain(value: Any) -> Any:
     """``value`` as JSON types: records by their fields, paths as text, numbers that are none as null.
 

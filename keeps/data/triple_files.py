@@ -53,7 +53,7 @@ def read_triples(
     if path.suffix.lower() in RDF_ENDINGS:
         triples: Sequence[Triple] = read_rdf(path)
     else:
-        triples = [_triple(row) for row in _rows(path)]
+        triples = [triple_of(row) for row in _rows(path)]
     if not triples:
         raise EmptySetError("there is no triple in it", where=str(path), mend="add at least one row")
     declared: dict[str, Any] = {"symmetric": symmetric, "inverses": inverses or {}}
@@ -91,7 +91,12 @@ def read_templates(path: str | Path) -> dict[str, str]:
     return templates
 
 
-def _triple(row: Row) -> Triple:
+def triple_of(row: Row) -> Triple:
+    """The triple in the columns of a row.
+
+    Raises:
+        RecordError: a part is missing or empty.
+    """
     head, relation, tail = (_filled(row, names, name) for name, names in COLUMNS.items())
     return Triple(head, relation, tail)
 

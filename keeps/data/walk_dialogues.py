@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keeps.data.records import Dialogue, Example
+from keeps.data.triples import squeezed
 from keeps.data.walks import ExactLinker, Hop, Walkable, between, one_line, shortest_path
 from keeps.errors import EmptySetError, RecordError, UnknownNameError, nearest
 
@@ -58,7 +59,7 @@ def walk_messages(question: str | None, answers: Sequence[str], turns: Sequence[
     for number, turn in enumerate(turns):
         lines = []
         if number == 0 and question is not None:
-            lines.append(f"Question: {one_line_text(question)}")
+            lines.append(f"Question: {squeezed(question)}")
         if number == 0 and answers:
             lines.append(f"Answer entities: {'; '.join(map(one_line, answers))}")
         lines += [f"You are at: {one_line(turn.node)}", "From here:", *(f"- {hop.line}" for hop in turn.offers)]
@@ -70,7 +71,7 @@ def walk_messages(question: str | None, answers: Sequence[str], turns: Sequence[
 
 def choice_messages(question: str | None, choices: Sequence[str], facts: Sequence[Hop]) -> Messages:
     """The last prompt: question, choices, and the facts that were walked (or none)."""
-    lines = [] if question is None else [f"Question: {one_line_text(question)}"]
+    lines = [] if question is None else [f"Question: {squeezed(question)}"]
     if facts:
         lines += ["Facts:", *(f"- {hop.line}" for hop in facts)]
     lines += ["Choices:", *(f"- {one_line(choice)}" for choice in choices)]
@@ -83,7 +84,7 @@ def walk_text(question: str | None, answers: Sequence[str], turns: Sequence[Turn
     known = [turn.reply for turn in turns if turn.reply is not None]
     lines = [f"Walked so far: {' '.join(map(_sentence, known))}"] if known else []
     lines += [_sentence(hop.line) for hop in here.offers]
-    lines += [] if question is None else [f"Question: {one_line_text(question)}"]
+    lines += [] if question is None else [f"Question: {squeezed(question)}"]
     lines += [f"Possible answers: {'; '.join(map(one_line, answers))}"] if answers else []
     return "\n".join([*lines, f"Next step from {one_line(here.node)}:"])
 
@@ -91,17 +92,12 @@ def walk_text(question: str | None, answers: Sequence[str], turns: Sequence[Turn
 def choice_text(question: str | None, choices: Sequence[str], facts: Sequence[Hop]) -> str:
     """The last prompt as running text."""
     lines = [_sentence(hop.line) for hop in facts]
-    lines += [] if question is None else [f"Question: {one_line_text(question)}"]
+    lines += [] if question is None else [f"Question: {squeezed(question)}"]
     return "\n".join([*lines, f"Choices: {'; '.join(map(one_line, choices))}", "Answer:"])
 
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def one_line_text(text: str) -> str:
-    """A question on one line, whole."""
-    return " ".join(text.split())
 
 
 def offers_at(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -181,17 +181,23 @@ def _triple(item: Any) -> Triple:
 
 def distances(graph: Walkable, sources: Collection[str], limit: int) -> dict[str, int]:
     """Edges from the nearest of ``sources`` to every node at most ``limit`` away."""
+    return dict(nearest_first(sources, lambda node: (hop.end for hop in graph.hops(node)), limit))
+
+
+def nearest_first(
+    sources: Collection[str], ends: Callable[[str], Iterable[str]], limit: int
+) -> Iterator[tuple[str, int]]:
+    """Every node at most ``limit`` edges away and its distance, nearest first; ``ends``: where a node's edges lead."""
     found = dict.fromkeys(sources, 0)
+    yield from list(found.items())
     queue = deque(found)
-    while queue:
+    while queue and found[queue[0]] < limit:
         node = queue.popleft()
-        if found[node] == limit:
-            continue
-        for hop in graph.hops(node):
-            if hop.end not in found:
-                found[hop.end] = found[node] + 1
-                queue.append(hop.end)
-    return found
+        for end in ends(node):
+            if end not in found:
+                found[end] = found[node] + 1
+                queue.append(end)
+                yield end, found[end]
 
 
 def shortest_path(

@@ -13,8 +13,8 @@ from keeps.decoding.choosing import Choice
 from keeps.decoding.combine import Combine, leading
 from keeps.decoding.engine import Spoken, decode_in_step
 from keeps.decoding.streams import Stream, check_has_logits
-from keeps.errors import ContextLengthError, RecordError, SettingsError
-from keeps.models.checks import check_lengths, check_list, short
+from keeps.errors import ContextLengthError, SettingsError
+from keeps.models.checks import check_lengths, check_questions, short
 from keeps.models.language_model import LanguageModel
 from keeps.models.stopping import StopRule
 from keeps.models.tokens import CHAT_MODES, TextEncoder
@@ -102,10 +102,7 @@ class TwoStreamAnswerer:
             SettingsError: there is neither a source nor contexts.
             ContextLengthError: a question, or the context given for it, does not fit; neither is ever cut.
         """
-        check_list(questions, "questions")
-        for place, question in enumerate(questions):
-            if not question.strip():
-                raise RecordError("the question is empty", where=f"item {place + 1}", mend="give a question")
+        check_questions(questions)
         started = time.perf_counter()
         read = self._read(questions, contexts)
         if alone := sum(not each.text for each in read):

@@ -21,15 +21,8 @@ from keeps.errors import SettingsError
 from keeps.models.cache import CacheState
 from keeps.models.generation import last_logits
 from keeps.models.scoring import Engine, Tokens
-from keeps.numerics.knowledge_infusion import (
-    TINY,
-    bounded,
-    descent,
-    divergence,
-    infusion_loss,
-    log_mass,
-    row_norms,
-)
+from keeps.numerics.divergences import kl_divergence
+from keeps.numerics.knowledge_infusion import TINY, bounded, descent, infusion_loss, log_mass, row_norms
 
 
 @dataclass(frozen=True)
@@ -183,7 +176,7 @@ class PerturbedVoice:
 
     def _tell(self, old: Tensor, new: Tensor, counts: Tensor, active: Tensor) -> None:
         before, after = (log_mass(logits, counts.gt(0).float()).exp().tolist() for logits in (old, new))
-        kl = divergence(new, old).tolist()
+        kl = kl_divergence(new, old).tolist()
         for row, guide in enumerate(self.guides):
             beta = guide.beta if active[row] else 0.0
             guide.told(Effect(before[row], after[row], kl[row], beta))

@@ -10,12 +10,13 @@ triples came in.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from keeps.data.triples import Triple, squeezed
+from keeps.data.walks import nearest_first
 from keeps.errors import RecordError, SettingsError, UnknownNameError, nearest
 
 DIRECTIONS = ("out", "in", "both")
@@ -179,19 +180,8 @@ class KnowledgeGraph:
             limit: at most so many; farther ones are not visited.
         """
         _choice("direction", direction, DIRECTIONS)
-        distances = {node: 0}
-        queue = deque([node])
-        while queue:
-            at = queue.popleft()
-            if distances[at] >= k:
-                break
-            for step in self._steps(at, direction):
-                if step.end not in distances:
-                    distances[step.end] = distances[at] + 1
-                    if limit is not None and len(distances) > limit:
-                        return {name: far for name, far in distances.items() if far}
-                    queue.append(step.end)
-        return {name: far for name, far in distances.items() if far}
+        found = nearest_first([node], lambda at: (step.end for step in self._steps(at, direction)), k)
+        return dict(islice(found, 1, None if limit is None else limit + 1))
 
     def shortest_paths(
         self, start: str, end: str, max_length: int = 4, direction: str = "both", limit: int | None = 100

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from keeps.data.formats import jsonl_rows
 from keeps.data.rdf import LABELS
-from keeps.data.triple_files import read_triples
-from keeps.data.triples import Triple
+from keeps.data.rows import Row
+from keeps.data.triple_files import read_triples, triple_of
 from keeps.errors import InputFileError, RecordError
 from keeps.graphs.graph import Edge, KnowledgeGraph
 from keeps.weights.files import atomic_write_bytes
@@ -24,7 +24,7 @@ def read_graph(path: str | Path, *, source: str | None = None) -> KnowledgeGraph
     """The graph in a file: TSV, CSV, JSON, JSONL, Parquet, or RDF such as N-Triples (extra ``rdf``).
 
     Args:
-        source: who states the triples; by default the file's name. Rows of JSONL with ``sources`` keep theirs.
+        source: who states the triples; by default the file's name. Rows of JSONL with ``sources`` have those.
 
     Raises:
         InputFileError: the file is missing, damaged, or of no known format.
@@ -33,24 +33,28 @@ def read_graph(path: str | Path, *, source: str | None = None) -> KnowledgeGraph
         MissingDependencyError: an RDF file, and its reader is not installed.
     """
     path = Path(path)
-    graph = KnowledgeGraph()
+    graph, own = KnowledgeGraph(), source or path.name
     if path.suffix.lower() == ".jsonl" and path.is_file():
-        stated = False
-        for row in jsonl_rows(path):
-            sources = row.values.get("sources")
-            if sources is None:
-                continue
-            parts = [row.values.get(name) for name in ("head", "relation", "tail")]
-            texts = isinstance(sources, list) and all(isinstance(part, str) for part in (*parts, *sources))
-            if not texts or not sources:
-                raise row.error("head, relation, tail or sources is no text", "give texts, and a list of sources")
-            for name in sources:
-                graph.add([Triple(*map(str, parts))], source=name)
-            stated = True
-        if stated:
+        rows = list(jsonl_rows(path))
+        if any(row.values.get("sources") is not None for row in rows):
+            for row in rows:
+                for name in _stated_by(row, own):
+                    graph.add([triple_of(row)], source=name)
             return graph
-    graph.add(read_triples(path).triples, source=source or path.name)
+    graph.add(read_triples(path).triples, source=own)
     return graph
+
+
+def _stated_by(row: Row, own: str) -> list[str]:
+    """Who states the triple of a row."""
+    sources = row.values.get("sources")
+    if sources is None:
+        return [own]
+    texts = [row.values.get(name) for name in ("head", "relation", "tail")]
+    texts += sources if isinstance(sources, list) and sources else [None]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise row.error("head, relation, tail or sources is no text", "give texts, and a list of sources")
+    return sources
 
 
 def write_graph(graph: KnowledgeGraph, path: str | Path) -> None:

@@ -38,8 +38,8 @@ from keeps.contracts import Answer, Run
 from keeps.data.walks import ExactLinker, Hop, Walkable, between, distances, walkable
 from keeps.errors import RecordError, SettingsError
 from keeps.ground.graph_walk import Task, Walked, WalkRules, facts_of, last_ask, walk
-from keeps.ground.walking import Walking, chooser_of, lead
-from keeps.models.checks import check_lengths, check_list, short
+from keeps.ground.walking import Walking, chooser_of, led
+from keeps.models.checks import check_lengths, check_questions, short
 from keeps.models.in_step import Cost
 from keeps.registry import method
 from keeps.settings import Settings, setting
@@ -130,7 +130,7 @@ class KnowledgeSolver:
             RecordError: a question is empty, or names no node and ``fallback`` is ``"refuse"``.
             SettingsError: contexts are given, which are not read.
         """
-        check_list(questions, "questions")
+        check_questions(questions)
         return self._answers(questions, [()] * len(questions), contexts)
 
     def choose(
@@ -143,6 +143,7 @@ class KnowledgeSolver:
                 ``fallback`` is ``"refuse"``.
         """
         check_lengths(questions, choices, "choices")
+        check_questions(questions)
         for place, options in enumerate(choices):
             if isinstance(options, str) or not options or len(set(options)) < len(options):
                 mend = "give a list of different choices"
@@ -158,15 +159,13 @@ class KnowledgeSolver:
         tasks = [self._tasks(place, *pair) for place, pair in enumerate(zip(questions, choices, strict=True))]
         with self.run.progress.task("walking", len(questions)) as bar:
             flat = [task for own in tasks for task in own]
-            done = iter(lead(self.chooser, [self._led(task) for task in flat]))
+            done = iter(led(self.chooser, [self._led(task) for task in flat]))
             found = [self._answer([next(done) for _ in own]) for own in tasks]
             bar.advance(len(questions))
         return found
 
     def _tasks(self, place: int, question: str, choices: tuple[str, ...]) -> list[Task]:
         """One walk for each start of a question."""
-        if not question.strip():
-            raise RecordError("the question is empty", where=f"item {place + 1}", mend="give a question")
         where = f"item {place + 1}: {short(question)}"
         linked = {choice: self._node(choice) for choice in choices}
         missing = [choice for choice, node in linked.items() if node is None]
@@ -234,12 +233,7 @@ class KnowledgeSolver:
         votes = Counter(walked.answer for walked, _ in walks)
         most = max(votes.values())
         best = next(walked for walked, _ in walks if votes[walked.answer] == most)
-        total = Cost()
-        for _, cost in walks:
-            total.calls += cost.calls
-            total.prompt_tokens += cost.prompt_tokens
-            total.completion_tokens += cost.completion_tokens
-            total.seconds += cost.seconds
+        total = sum((cost for _, cost in walks), Cost())
         trace = {
             "method": "kg_search",
             **total.to_mapping(),

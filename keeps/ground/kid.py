@@ -35,11 +35,11 @@ from keeps.data.terms import RULES, find_terms
 from keeps.decoding.answering import FORMS
 from keeps.decoding.choosing import Choice
 from keeps.decoding.perturbed import Nudge
-from keeps.errors import RecordError, SettingsError
+from keeps.errors import SettingsError
 from keeps.ground.kid_decoder import Infused, KIDDecoder, trie_of
 from keeps.ground.kid_guide import Seeking
 from keeps.ground.knowledge_trie import MATCHES, KnowledgeTrie
-from keeps.models.checks import check_lengths, check_list
+from keeps.models.checks import check_lengths, check_questions
 from keeps.models.language_model import LanguageModel
 from keeps.models.stopping import StopRule
 from keeps.registry import method
@@ -175,10 +175,7 @@ class KIDAnswerer:
             SettingsError: there is nothing to read: neither a source nor a trie nor contexts.
             ContextLengthError: a question leaves no room for the answer.
         """
-        check_list(questions, "questions")
-        for place, question in enumerate(questions):
-            if not question.strip():
-                raise RecordError("the question is empty", where=f"item {place + 1}", mend="give a question")
+        check_questions(questions)
         hits = self._read(questions, contexts)
         tries = [self._trie(found) for found in hits]
         prompts = [FORMS[self.settings.form][1].format(question=question) for question in questions]

@@ -12,6 +12,7 @@ import torch
 from keeps.data.terms import find_terms
 from keeps.decoding.perturbed import Effect
 from keeps.ground.knowledge_trie import Found, KnowledgeTrie
+from keeps.models.tokens import TextEncoder
 from keeps.numerics.knowledge_infusion import adapted
 
 SHOWN_TERMS = 12  # of a token, in the trace
@@ -138,8 +139,6 @@ def overlap(tokens: Sequence[int], word: Sequence[int]) -> int:
 
 def word_pieces(tokenizer: Any) -> Callable[[str], tuple[int, ...]]:
     """The tokens of a word inside a text, remembered word by word."""
-    from keeps.models.tokens import TextEncoder
-
     encoder = TextEncoder(tokenizer)
 
     @cache

@@ -7,7 +7,6 @@ summed over the tokens of c, so that long names do not lose and names that are l
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -16,7 +15,7 @@ from keeps.data.triples import name_key
 from keeps.data.walk_dialogues import Messages
 from keeps.errors import SettingsError
 from keeps.models.chat import Chat, LocalChat, Message, Usage
-from keeps.models.in_step import Cost, chat_of
+from keeps.models.in_step import Cost, chat_of, lead
 from keeps.models.language_model import LanguageModel
 from keeps.models.routed import RoutedModel
 
@@ -167,32 +166,17 @@ def _holds(reply: str, name: str) -> bool:
     return not (reply[place - 1 : place].isalnum() if place else False) and not reply[end : end + 1].isalnum()
 
 
-def lead(chooser: Chooser, walks: Sequence[Walking[T]]) -> list[tuple[T, Cost]]:
+def led(chooser: Chooser, walks: Sequence[Walking[T]]) -> list[tuple[T, Cost]]:
     """Lead every walk to its end, all choices of a round in one call; what each returns and what it cost."""
-    costs = [Cost() for _ in walks]
-    results: dict[int, T] = {}
-    waiting: dict[int, Ask] = {}
 
-    def advance(number: int, pick: Pick | None) -> None:
-        try:
-            waiting[number] = walks[number].send(pick)  # type: ignore[arg-type]
-        except StopIteration as stop:
-            results[number] = stop.value
-
-    for number in range(len(walks)):
-        advance(number, None)
-    while waiting:
-        asked, waiting = dict(waiting), {}
-        started = time.perf_counter()
-        picks = chooser.choose(list(asked.values()))
-        share = (time.perf_counter() - started) / len(asked)
-        if len(picks) != len(asked):
-            what = f"{len(asked)} choices were asked for and {len(picks)} made"
+    def chosen(asks: Sequence[Ask]) -> list[Pick]:
+        picks = chooser.choose(asks)
+        if len(picks) != len(asks):
+            what = f"{len(asks)} choices were asked for and {len(picks)} made"
             raise SettingsError(what, where=type(chooser).__name__, mend="mend its method choose")
-        for number, pick in zip(asked, picks, strict=True):
-            costs[number].add(pick.usage, share)
-            advance(number, pick)
-    return [(results[number], costs[number]) for number in range(len(walks))]
+        return picks
+
+    return lead(walks, chosen)
 
 
 def as_messages(messages: Messages) -> tuple[Message, ...]:

@@ -52,7 +52,7 @@ class _Onto:
     def _in_weights(self, model: Any, edits: Sequence[Edit], keep: Any, run: Run) -> StoredChange:
         from keeps.models.adapters import added
         from keeps.models.changes import AdapterChange, check_base
-        from keeps.models.earlier_keys import carry_keys
+        from keeps.models.earlier_keys import EARLIER, carry_keys
         from keeps.models.edit_files import joined, read_entries, write_entries, write_update
 
         earlier: Any = self.earlier
@@ -75,7 +75,7 @@ class _Onto:
             entries.append(replace(entry, share=share))
         write_update(run.folder, both, model)
         write_entries(run.folder, entries)
-        if not hasattr(self.method, "continue_from"):  # it does not read the keys, and a later edit may
+        if not (run.folder / EARLIER).exists():  # the method does without the keys, and a later edit may not
             carry_keys(earlier.folder, run.folder, [entry.id for entry in entries])
         run.measures |= {"edits": len(entries), "after": earlier.folder.name}
         record = replace(change.record, base_fingerprint=model.fingerprint, measures=dict(run.measures))

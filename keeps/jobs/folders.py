@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from keeps.errors import StorageError
-from keeps.weights.files import sync
+from keeps.weights.files import sync, sync_all
 
 
 def publish(partial: Path, final: Path) -> None:
@@ -13,9 +13,7 @@ def publish(partial: Path, final: Path) -> None:
 
     Whenever the process or the machine dies, ``final`` is there with all its contents or not at all.
     """
-    for path in sorted(partial.rglob("*"), reverse=True):
-        sync(path)
-    sync(partial)
+    sync_all(partial)
     partial.rename(final)
     sync(final.parent)
 

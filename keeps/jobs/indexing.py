@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,8 +151,9 @@ def search(
 def _corpus(out: Path, encoder: str | None, settings: Mapping[str, Any]) -> Corpus:
     from keeps.retrieval import Corpus, IndexSettings
     from keeps.retrieval.embedders import DEFAULT_ENCODER
+    from keeps.retrieval.generations import MANIFEST
 
-    if not (out / "manifest.json").exists():
+    if not (out / MANIFEST).exists():
         name = None if encoder == NO_ENCODER else encoder or DEFAULT_ENCODER
         return Corpus.create(out, encoder=name, settings=IndexSettings.from_mapping(settings))
     corpus = Corpus.open(out)
@@ -171,8 +173,6 @@ def _comes_from(document: str, path: str) -> bool:
 
 def _conditions(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` as meta has it: numbers and truth values as such."""
-    import json
-
     found: dict[str, Any] = {}
     for text in texts:
         key, sign, value = text.partition("=")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from keeps.errors import InterruptedRunError, StorageError
 from keeps.ledger.store import Ledger
+from keeps.weights.locks import take_lock
 
 VARIABLE = "KEEPS_WORKSPACE"
 DEFAULT = "keeps-runs"
@@ -87,8 +88,6 @@ class Workspace:
             InterruptedRunError: another live process works on the run.
             StorageError: the workspace is not writable.
         """
-        import fcntl  # not on every system; everything else in this file is
-
         self.ensure()
         path = self.path / "locks" / _one_name(run_id)
         try:
@@ -98,16 +97,16 @@ class Workspace:
             raise _not_writable(path, error.strerror or str(error)) from None
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                free = take_lock(descriptor)
+            except OSError as error:
+                raise _not_writable(path, f"locks do not work here, {error.strerror}") from None
+            if not free:
                 holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
                 raise InterruptedRunError(
                     f'run "{run_id}" is under way in another process' + (f" (number {holder})" if holder else ""),
                     where=str(self.run_folder(run_id)),
                     mend="wait until it ends, or end that process and continue with --resume",
-                ) from None
-            except OSError as error:
-                raise _not_writable(path, f"locks do not work here, {error.strerror}") from None
+                )
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield

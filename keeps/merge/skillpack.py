@@ -33,7 +33,6 @@ from keeps.data.records import RecordSet
 from keeps.errors import SettingsError
 from keeps.registry import method
 from keeps.settings import Settings, setting
-from keeps.versions import versions
 
 if TYPE_CHECKING:  # a merge of files imports all merge methods, and no tensor library
     from torch import Tensor
@@ -119,7 +118,7 @@ class SkillPack:
             StorageError, ModelLoadError: the fine-tune is missing, damaged, or not one of this base.
         """
         from keeps.models.fine_tunes import Deltas, check_fine_tunes
-        from keeps.models.skillpack_files import report, write_pack
+        from keeps.models.skillpack_files import sizes, write_pack
 
         started = time.perf_counter()
         check_fine_tunes([learn])
@@ -137,7 +136,7 @@ class SkillPack:
                 error, total = error + lost, total + whole
                 bar.advance()
         write_pack(run.folder, before, plan, parts)
-        run.measures |= {"bytes": report(run.folder), "relative_error": (error / total) ** 0.5 if total else 0.0}
+        run.measures |= {"bytes": sizes(plan, parts), "relative_error": (error / total) ** 0.5 if total else 0.0}
         return self._finished(model, learn, before, started, run)
 
     def plan(self, model: LanguageModel, deltas: Deltas) -> dict[str, PackedTensor]:
@@ -175,7 +174,7 @@ class SkillPack:
         delta = deltas.of(name).cpu()
         delta = delta.T.contiguous() if how.transposed else delta
         if how.kind == "exact":
-            base = dict(model.model.named_parameters())[name].detach().cpu()
+            base = model.model.get_parameter(name).detach().cpu()
             return {"value": (base.float() + delta).to(base.dtype)}, how, 0.0, float(delta.square().sum())
         if how.kind == "sparse":
             parts = sparse(delta, self.settings.embedding_share)
@@ -195,9 +194,7 @@ class SkillPack:
         self, model: LanguageModel, deltas: Deltas, plan: Mapping[str, PackedTensor], texts: Sequence[str], run: Run
     ) -> dict[str, Tensor]:
         """E[x x^T] of the inputs of every layer that is rounded against them, in the fine-tuned model."""
-        import torch
-
-        from keeps.models.adapters import copy_into
+        from keeps.models.adapters import overwritten
         from keeps.models.covariances import collect_covariance, token_batches
 
         names = [name for name, how in plan.items() if how.kind == "banded"]
@@ -212,42 +209,23 @@ class SkillPack:
         if tokens < widest:
             run.progress.message(f"{tokens} tokens calibrate layers of {widest} inputs: more texts would be better")
         parameters = dict(model.model.named_parameters())
-        originals = {name: parameters[name].detach().clone() for name in deltas.names}
         layers = {name: model.model.get_submodule(name.removesuffix(".weight")) for name in names}
-        try:
-            with torch.no_grad():
-                for name in deltas.names:
-                    parameters[name].copy_(parameters[name].float() + deltas.of(name))
-            batches = token_batches(rows, pad_token_id=model.encoder.pad_token_id)
+        batches = token_batches(rows, pad_token_id=model.encoder.pad_token_id)
+        with overwritten(parameters, ((name, parameters[name].float() + deltas.of(name)) for name in deltas.names)):
             found = collect_covariance(
                 model.model, batches, normalise="none", layers=layers, run=run, total=len(batches)
             )
-        finally:
-            copy_into(parameters, originals)
         run.measures["calibration_tokens"] = tokens
         return {name: covariance.matrix().cpu() for name, covariance in found.items()}
 
     def _finished(
         self, model: LanguageModel, learn: FineTune, before: str, started: float, run: Run
     ) -> SkillPackChange:
-        from keeps.models.changes import source_of
-        from keeps.weights.files import folder_size
-        from keeps.weights.fingerprints import fingerprint_file
+        from keeps.models.change_records import write_record
 
         run.measures["pack_seconds"] = time.perf_counter() - started
-        run.measures["disk_bytes"] = sum(folder_size(path) for path in run.folder.glob("*.safetensors"))
-        record = ChangeRecord(
-            kind="skillpack",
-            method="skillpack",
-            settings=self.settings.to_mapping(),
-            base_model=source_of(model),
-            base_fingerprint=before,
-            seed=run.seed,
-            data={learn.name: "+".join(fingerprint_file(file) for file in sorted(learn.folder.glob("*.safetensors")))},
-            versions=versions(),
-            measures=dict(run.measures),
-        )
-        record.write(run.folder)
+        data = {learn.name: learn.fingerprint}
+        record = write_record("skillpack", "skillpack", self.settings, model, data, run, fingerprint=before)
         return self.load(run.folder, record)
 
 
@@ -274,8 +252,7 @@ def fuse(
     """
     from keeps.models.changes import check_base
     from keeps.models.skillpack_model import FusedModel, PackRouter
-    from keeps.models.task_router import StoredRouter
-    from keeps.training.task_router import fit_router
+    from keeps.training.task_router import router_of
 
     if not packs or (prompts is not None and prompts.keys() != packs.keys()):
         raise SettingsError("packs and prompts are not of the same tasks", where="fuse", mend="give both for each task")
@@ -283,11 +260,7 @@ def fuse(
         check_base(change.record, model, change.folder)
     learned = None
     if prompts is not None and len(packs) > 1:
-        rows = [(prompt, task) for task, name in enumerate(packs) for prompt in prompts[name]]
-        features = model.embed([prompt for prompt, _ in rows])
-        values = {"hidden": 2 * features.shape[1], "seed": seed, **options}
-        router, _ = fit_router(features, [task for _, task in rows], list(packs), **values)
-        learned = StoredRouter(router, tuple(packs))
+        learned, _ = router_of(model, {name: prompts[name] for name in packs}, seed=seed, **options)
     return FusedModel(model, PackRouter(model, packs, learned, least=least))
 
 

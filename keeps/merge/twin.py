@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,6 @@ from keeps.contracts import ChangeRecord, Run
 from keeps.errors import SettingsError, StorageError
 from keeps.registry import method
 from keeps.settings import Settings, setting
-from keeps.versions import versions
 
 if TYPE_CHECKING:  # a merge of files imports all merge methods, and no tensor library
     from torch import Tensor
@@ -117,9 +116,8 @@ class Twin:
             StorageError, ModelLoadError: a fine-tune is missing, damaged, or not one of this base.
             TargetError: a parameter that was moved cannot be mixed row by row.
         """
-        from keeps.models.adapters import copy_into
         from keeps.models.fine_tunes import Deltas, check_fine_tunes
-        from keeps.models.twin_files import TwinConfig, place, write_twin
+        from keeps.models.twin_files import TwinConfig, placed, write_twin
 
         del keep
         started = time.perf_counter()
@@ -131,11 +129,8 @@ class Twin:
         config = TwinConfig(tuple(item.name for item in learn), self.settings.routing, self.settings.resolution)
         write_twin(run.folder, config, shared, parts)
         if len(learn) > 1:
-            originals = place(model.model, shared, run.folder)
-            try:
+            with placed(model.model, shared, run.folder):
                 self._train_router(model, learn, run)
-            finally:
-                copy_into(dict(model.model.named_parameters()), originals)
         run.measures["merge_seconds"] = time.perf_counter() - started
         return self._finished(model, learn, before, run)
 
@@ -163,13 +158,13 @@ class Twin:
                 shared[name] = together.cpu()
                 moved = together.float() - base.float()
                 for part, tau in zip(parts, taus, strict=True):
-                    residual = tau - moved
+                    residual = (tau - moved).cpu()
                     if residual.dim() == 1:
-                        part[name] = residual.cpu()
+                        part[name] = residual
                         continue
-                    low = leading(residual.cpu(), rank=settings.rank, density=settings.density, energy=settings.energy)
+                    low = leading(residual, rank=settings.rank, density=settings.density, energy=settings.energy)
                     part[name] = low
-                    error += float((residual.cpu() - low.product).square().sum())
+                    error += float((residual - low.product).square().sum())
                     total += float(residual.square().sum())
                 bar.advance()
         run.measures["exclusive_error"] = (error / total) ** 0.5 if total else 0.0
@@ -187,16 +182,13 @@ class Twin:
 
     def _train_router(self, model: LanguageModel, learn: Sequence[FineTune], run: Run) -> None:
         from keeps.models.task_router import write_router
-        from keeps.training.task_router import fit_router
+        from keeps.training.task_router import router_of
 
         settings = self.settings
-        rows = [(prompt, task) for task, item in enumerate(learn) for prompt in item.prompts[: settings.most_prompts]]
-        features = model.embed([prompt for prompt, _ in rows])
-        router, report = fit_router(
-            features,
-            [task for _, task in rows],
-            [item.name for item in learn],
-            hidden=settings.hidden or 2 * features.shape[1],
+        learned, report = router_of(
+            model,
+            {item.name: item.prompts[: settings.most_prompts] for item in learn},
+            hidden=settings.hidden,
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
@@ -207,32 +199,15 @@ class Twin:
         run.progress.message(
             f"router: {report.accuracy:.1%} of {report.held_out} held-out prompts, epoch {report.epoch}"
         )
-        write_router(run.folder, router, [item.name for item in learn])
+        write_router(run.folder, learned.router, learned.names)
 
     def _finished(self, model: LanguageModel, learn: Sequence[FineTune], before: str, run: Run) -> TwinChange:
-        from keeps.models.changes import source_of
+        from keeps.models.change_records import write_record
         from keeps.weights.files import folder_size
-        from keeps.weights.fingerprints import fingerprint_file
 
         if model.fingerprint != before:
             raise StorageError("the model is not as it was before the merge", mend="load it again")
-        sizes: Mapping[str, int] = {path.name: folder_size(path) for path in sorted(run.folder.glob("*.safetensors"))}
-        run.measures["bytes"] = dict(sizes)
-        run.measures["disk_bytes"] = sum(sizes.values())
-        data = {
-            item.name: "+".join(fingerprint_file(f) for f in sorted(item.folder.glob("*.safetensors")))
-            for item in learn
-        }
-        record = ChangeRecord(
-            kind="twin",
-            method="twin",
-            settings=self.settings.to_mapping(),
-            base_model=source_of(model),
-            base_fingerprint=before,
-            seed=run.seed,
-            data=data,
-            versions=versions(),
-            measures=dict(run.measures),
-        )
-        record.write(run.folder)
+        run.measures["bytes"] = {path.name: folder_size(path) for path in sorted(run.folder.glob("*.safetensors"))}
+        data = {item.name: item.fingerprint for item in learn}
+        record = write_record("twin", "twin", self.settings, model, data, run, fingerprint=before)
         return self.load(run.folder, record)

@@ -10,7 +10,7 @@ the untouched base,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -165,22 +165,38 @@ def added(model: Any, factors: Factors, scale: float, magnitudes: Mapping[str, T
     ``magnitudes`` are the norms, ``(out,)``, that DoRA's rows are brought to.
     """
     weights = {name: model.get_submodule(name).weight for name in factors}
+
+    def changed() -> Iterator[tuple[str, Tensor]]:
+        for name, (a, b) in factors.items():
+            weight = weights[name]
+            difference = scale * (b.to(weight.device).double() @ a.to(weight.device).double())
+            difference = difference.T if is_transposed(model.get_submodule(name)) else difference
+            value = weight.double() + difference
+            if magnitudes:
+                norms = torch.linalg.vector_norm(value, dim=1, keepdim=True)
+                value *= magnitudes[name].to(value)[:, None] / norms
+            yield name, value
+
+    with overwritten(weights, changed()):
+        yield
+
+
+@contextmanager
+def overwritten(parameters: Mapping[str, Tensor], values: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+    """The parameters with other values inside the block; their own come back bit by bit, also after an error.
+
+    Args:
+        values: name and value, any dtype; one after the other is taken and written, without gradients.
+    """
     originals: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
-            for name, (a, b) in factors.items():
-                weight = weights[name]
-                originals[name] = weight.detach().clone()
-                difference = scale * (b.to(weight.device).double() @ a.to(weight.device).double())
-                difference = difference.T if is_transposed(model.get_submodule(name)) else difference
-                changed = weight.double() + difference
-                if magnitudes:
-                    norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
-                    changed *= magnitudes[name].to(changed)[:, None] / norms
-                weight.copy_(changed.to(weight.dtype))
+            for name, value in values:
+                originals[name] = parameters[name].detach().clone()
+                parameters[name].copy_(value)
         yield
     finally:
-        copy_into(weights, originals)
+        copy_into(parameters, originals)
 
 
 def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -199,6 +215,25 @@ def restore_trainable(model: nn.Module, flags: Mapping[str, bool]) -> None:
     """Give each parameter back the flag that :func:`trainable_flags` read."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+
+
+@contextmanager
+def untrained(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside the block; each has its own flag back afterwards."""
+    flags = trainable_flags(model)
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        restore_trainable(model, flags)
+
+
+def put_back(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put the base's own layers back in the places of ``layers``, each of which holds its own as ``base_layer``."""
+    for name, layer in layers.items():
+        base = cast(nn.Module, layer.base_layer)
+        base.train(layer.training)
+        model.set_submodule(name, base)
 
 
 def _down_weight(down: nn.Module) -> Tensor:

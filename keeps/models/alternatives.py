@@ -14,7 +14,7 @@ from torch import Tensor
 from keeps.models.generation import Ending
 from keeps.models.language_model import LanguageModel
 from keeps.models.limits import engine_for
-from keeps.models.projection import evaluating, selected_logits
+from keeps.models.projection import evaluating, last_logits
 from keeps.models.sampling import Softness, continue_sampled
 from keeps.models.stopping import StopRule
 
@@ -62,22 +62,14 @@ def alternatives(
         seeds: one a prompt.
     """
     engine = engine_for(model.model, model.encoder.pad_token_id)
-    end = model.tokenizer.eos_token_id
-    ends = frozenset() if end is None else frozenset({int(end)})
-    special = ends | frozenset(getattr(model.tokenizer, "all_special_ids", ()))
-    ending = Ending(max_new_tokens, StopRule(("\n",), sentence=True), ends, model.encoder.decode)
+    ending = Ending(max_new_tokens, StopRule(("\n",), sentence=True), model.encoder.end_ids, model.encoder.decode)
     contexts: list[tuple[int, ...]] = []
     owners: list[tuple[int, int]] = []
     with evaluating(model.model), torch.no_grad():
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            ids = torch.tensor([list(prompt)], device=model.device)
-            last = torch.zeros_like(ids, dtype=torch.bool)
-            last[0, -1] = True
-            logits = selected_logits(model.model, ids, torch.ones_like(ids), last)[0]
-            generator = torch.Generator().manual_seed(seeds[number])
-            for token in _beginnings(model, first_order(logits, temperature, generator), answer[0], special)[
-                : count + SPARE
-            ]:
+            logits = last_logits(model.model, torch.tensor([list(prompt)], device=model.device))[0]
+            order = first_order(logits, temperature, torch.Generator().manual_seed(seeds[number]))
+            for token in _beginnings(model, order, answer[0])[: count + SPARE]:
                 contexts.append((*prompt, token))
                 owners.append((number, token))
         draws = [seeds[number] + place + 1 for place, (number, _) in enumerate(owners)]
@@ -91,10 +83,9 @@ def alternatives(
     return found
 
 
-def _beginnings(model: LanguageModel, order: Tensor, first: int, special: frozenset[int]) -> list[int]:
+def _beginnings(model: LanguageModel, order: Tensor, first: int) -> list[int]:
     """The first of ``order`` that may begin an alternative: words or figures, and not the answer's own token."""
-    own = model.encoder.decode([first]).strip().casefold()
-    found = []
+    own, special, found = model.encoder.decode([first]).strip().casefold(), model.encoder.end_ids, []
     for token in order[:LOOKED_AT].tolist():
         text = model.encoder.decode([token]).strip()
         if token != first and token not in special and text.casefold() != own and any(map(str.isalnum, text)):

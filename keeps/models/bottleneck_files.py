@@ -111,6 +111,7 @@ class BottleneckChange(StoredChange):
     """Unlearning layers for the untouched base; nonlinear, hence neither mergeable nor an adapter of peft."""
 
     forms: ClassVar[tuple[str, ...]] = ("memory",)
+    reason: ClassVar[str] = "a relu stands inside an unlearning layer, so no weight can hold it"
 
     def apply(self, model: LanguageModel) -> ChangedModel:
         """A LanguageModel over ``model``'s base with the layers in place; ``undo()`` takes them out.
@@ -129,18 +130,6 @@ class BottleneckChange(StoredChange):
         digest = hashlib.sha256(json.dumps([self.record.base_fingerprint, self.record.method]).encode())
         digest.update((self.folder / FILE).read_bytes())
         return digest.hexdigest()[:16]
-
-    def check_form(self, form: str) -> None:
-        """Say why there is no plain form.
-
-        Raises:
-            SettingsError: the form asks for plain weights or a plain adapter.
-            UnknownNameError: there is no such form anywhere.
-        """
-        if form in ("lora", "residual", "merged"):
-            what = f'form "{form}" is not possible: a relu stands inside an unlearning layer, so no weight can hold it'
-            raise SettingsError(what, where=self.record.method, mend='use form "memory", and load it with keeps')
-        super().check_form(form)
 
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         del form, final, model

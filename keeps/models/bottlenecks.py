@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keeps.errors import SettingsError, TargetError
-from keeps.models.adapters import restore_trainable, trainable_flags
+from keeps.models.adapters import put_back, restore_trainable, trainable_flags
 from keeps.models.locate import mlp_outputs
 from keeps.numerics.regression_fusion import gram, regression_fusion
 
@@ -107,9 +107,7 @@ class Bottlenecked:
     def unwrap(self) -> Any:
         """Put the layers of the base back; a second call does nothing."""
         if self.layers:
-            for name, layer in self.layers.items():
-                layer.base_layer.train(layer.training)
-                self.model.set_submodule(name, layer.base_layer)
+            put_back(self.model, self.layers)
             restore_trainable(self.model, self.trainable)
         self.layers = {}
         return self.model

@@ -1,4 +1,4 @@
-"""The kinds of change that lie on disk: a PEFT adapter folder, a transformers checkpoint, experts, or a memory.
+"""The kinds of change that lie on disk: a PEFT adapter folder, a transformers checkpoint, and those of other files.
 
 The first two are plain folders that peft and transformers load without keeps; ``change.json`` beside the
 tensors says where they came from.
@@ -38,7 +38,7 @@ from keeps.registry import find_method
 from keeps.weights.files import atomic_folder, atomic_write_bytes
 
 Undo = Callable[[], Any]
-OF_THE_METHOD = ("memory", "twin", "skillpack")  # kinds that the method which made them loads
+PLAIN = ("lora", "residual", "merged")  # forms that peft and transformers load
 RESIDUAL_NOTE = """This adapter belongs to the reduced weights in `base/`. On any other base it gives a wrong model.
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{folder}/base"), "{folder}")
@@ -76,18 +76,21 @@ def load_change(folder: Path) -> StoredChange:
     """The change in ``folder``, by the kind that its ``change.json`` names.
 
     Raises:
-        StorageError: the folder holds no change, or one of another version.
+        StorageError: the folder holds no change, or one of another version or kind.
+        UnknownNameError: there is no such method.
     """
     from keeps.models.expert_files import ExpertsChange  # which builds on this file
 
     record = ChangeRecord.read(folder)
-    if record.kind in OF_THE_METHOD:  # beside the weights: the method that made it knows how it is used
-        return find_method(record.method).implementation.load(folder, record)
     kinds = {"adapter": AdapterChange, "checkpoint": CheckpointChange, "experts": ExpertsChange}
-    if record.kind not in kinds:
-        mend = nearest(record.kind, (*kinds, *OF_THE_METHOD))
+    if record.kind in kinds:
+        return kinds[record.kind](folder, record)
+    info = find_method(record.method)  # any other kind is a form of the method that made it, which knows how to load it
+    own = info.forms if hasattr(info.implementation, "load") else ()
+    if record.kind not in own:
+        mend = nearest(record.kind, (*kinds, *own))
         raise StorageError(f'change.json names the kind "{record.kind}"', where=str(folder), mend=mend)
-    return kinds[record.kind](folder, record)
+    return info.implementation.load(folder, record)
 
 
 def changed_fingerprint(record: ChangeRecord, folder: Path) -> str:
@@ -116,6 +119,8 @@ def check_base(record: ChangeRecord, model: LanguageModel, folder: Path) -> None
 
 class StoredChange(Change):
     """What all kinds share: identity, and export by writing, loading as a user would, and comparing."""
+
+    reason: ClassVar[str] = ""  # why a plain form that is not among ``forms`` cannot be
 
     @property
     def fingerprint(self) -> str:
@@ -154,9 +159,13 @@ class StoredChange(Change):
 
     def check_form(self, form: str) -> None:
         """Refuse a form that this change does not have, or that would do nothing for it; see :meth:`export`."""
-        if form not in self.forms:
-            mend = nearest(form, self.forms)
-            raise UnknownNameError(f'the method {self.record.method} has no form "{form}" to export', mend=mend)
+        if form in self.forms:
+            return
+        if self.reason and form in PLAIN:
+            mend = f'use form "{self.forms[0]}", and load it with keeps'
+            raise SettingsError(f'form "{form}" is not possible: {self.reason}', where=self.record.method, mend=mend)
+        mend = nearest(form, self.forms)
+        raise UnknownNameError(f'the method {self.record.method} has no form "{form}" to export', mend=mend)
 
     @abstractmethod
     def apply(self, model: LanguageModel) -> ChangedModel:

@@ -16,6 +16,14 @@ def check_list(values: Sequence[Any], name: str) -> None:
         raise RecordError(f"{name} is one text, not a list of texts", mend="put it in a list")
 
 
+def check_questions(questions: Sequence[str]) -> None:
+    """Refuse one text in place of a list of questions, and an empty question."""
+    check_list(questions, "questions")
+    for place, question in enumerate(questions):
+        if not question.strip():
+            raise RecordError("the question is empty", where=f"item {place + 1}", mend="give a question")
+
+
 def check_lengths(prompts: Sequence[Any], others: Sequence[Any], name: str) -> None:
     """Refuse lists of unequal length; ``name`` says what ``others`` are."""
     check_list(prompts, "prompts")

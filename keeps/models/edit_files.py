@@ -25,13 +25,13 @@ from keeps.data.edits import Edit, edits_fingerprint
 from keeps.errors import SettingsError, StorageError, UnknownNameError, nearest
 from keeps.models.adapter_files import read_config, read_factors, with_ranks_of, write_config, write_factors
 from keeps.models.adapters import Factors
+from keeps.models.change_records import write_record
 from keeps.models.changes import AdapterChange, StoredChange, check_base, load_change, source_of
 from keeps.models.earlier_keys import carry_keys
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import is_transposed
 from keeps.registry import find_method
 from keeps.settings import Settings
-from keeps.versions import versions
 from keeps.weights.files import atomic_folder, atomic_write_bytes, folder_size
 
 EDITS_FILE = "edits.jsonl"
@@ -162,20 +162,8 @@ def finish(
     """
     write_entries(run.folder, entries)
     run.measures["edits"] = len(entries)
-    run.measures["disk_bytes"] = sum(folder_size(path) for path in run.folder.glob("*.safetensors"))
-    record = ChangeRecord(
-        kind=kind,
-        method=method,
-        settings=settings.to_mapping(),
-        base_model=source_of(model),
-        base_fingerprint=fingerprint or model.fingerprint,
-        seed=run.seed,
-        data={"edits": edits_fingerprint(edits)},
-        versions=versions(),
-        measures=dict(run.measures),
-    )
-    record.write(run.folder)
-    return record
+    data = {"edits": edits_fingerprint(edits)}
+    return write_record(kind, method, settings, model, data, run, fingerprint=fingerprint)
 
 
 def finish_weights(

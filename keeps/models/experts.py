@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keeps.errors import SettingsError, TargetError
-from keeps.models.adapters import restore_trainable, trainable_flags
+from keeps.models.adapters import put_back, restore_trainable, trainable_flags
 from keeps.models.targets import find_targets, layer_ranks
 
 
@@ -144,9 +144,7 @@ class WrappedExperts:
     def unwrap(self) -> Any:
         """Put the linear layers back, whose weights nothing has touched; a second call does nothing."""
         if self.layers:
-            for name, layer in self.layers.items():
-                layer.base_layer.train(layer.training)
-                self.model.set_submodule(name, layer.base_layer)
+            put_back(self.model, self.layers)
             restore_trainable(self.model, self.trainable)
         self.layers = {}
         return self.model

@@ -22,13 +22,14 @@ from keeps.models.adapter_files import (
     read_config,
     read_factors,
     read_magnitudes,
-    scaling_of,
 )
 from keeps.models.adapters import Factors, added
 from keeps.models.changes import check_base
 from keeps.models.checkpoint_files import load_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import is_transposed
+from keeps.weights.fingerprints import fingerprint_file
+from keeps.weights.low_rank_inputs import scaling_in
 
 KINDS = ("adapter", "checkpoint")  # of change.json: those that move weights
 
@@ -46,6 +47,11 @@ class FineTune:
     name: str
     folder: Path
     prompts: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files that hold its weights."""
+        return "+".join(fingerprint_file(file) for file in sorted(Path(self.folder).glob("*.safetensors")))
 
 
 def check_fine_tunes(tuned: Sequence[FineTune]) -> None:
@@ -67,11 +73,6 @@ def check_fine_tunes(tuned: Sequence[FineTune]) -> None:
             raise ModelLoadError("there is no such folder", where=str(item.folder), mend="check the path")
 
 
-def weight_names(module: nn.Module) -> list[str]:
-    """Floating-point parameters by name; those that are one tensor count once."""
-    return [name for name, parameter in module.named_parameters() if parameter.is_floating_point()]
-
-
 class Deltas:
     """theta_t - theta_0 of one fine-tune, read when asked for.
 
@@ -87,8 +88,8 @@ class Deltas:
         """
         self.name, self.folder = tuned.name, Path(tuned.folder)
         self._base: dict[str, Tensor] = dict(model.model.named_parameters())
-        self._products: Factors = {}
-        self._scaling, self._transposed = 1.0, set[str]()
+        self._products: Factors = {}  # with the scaling in B
+        self._transposed = set[str]()
         self._whole: dict[str, Tensor] = {}
         if (self.folder / "change.json").is_file():
             record = ChangeRecord.read(self.folder)
@@ -104,12 +105,12 @@ class Deltas:
             self._take(load_checkpoint(self.folder, model.model))
 
     def _open_adapter(self, module: Any) -> None:
-        config, factors = read_config(self.folder), read_factors(self.folder)
-        check_fits(module, factors, self.folder)
-        self._scaling = scaling_of(config)
+        config, stored = read_config(self.folder), read_factors(self.folder)
+        check_fits(module, stored, self.folder)
+        factors = {layer: (a, scaling_in(config, layer, len(a)) * b.double()) for layer, (a, b) in stored.items()}
         magnitudes = read_magnitudes(self.folder)
         if magnitudes:  # rows are scaled as well: no product of two factors
-            with added(module, factors, self._scaling, magnitudes):
+            with added(module, factors, 1.0, magnitudes):
                 names = [f"{layer}.weight" for layer in factors]
                 self._whole = {name: self._base[name].detach().clone() for name in names}
             return
@@ -138,7 +139,7 @@ class Deltas:
         base = self._base[name].detach()
         if name in self._products:
             a, b = (factor.to(base.device).double() for factor in self._products[name])
-            delta = (self._scaling * (b @ a)).float()
+            delta = (b @ a).float()
             delta = delta.T.contiguous() if name in self._transposed else delta
         elif name in self._whole:
             delta = self._whole[name].to(base.device).float() - base.float()

@@ -9,7 +9,7 @@ server.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -99,6 +99,15 @@ class Cost:
         self.completion_tokens += usage.completion_tokens
         self.seconds += seconds
 
+    def __add__(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.seconds + other.seconds,
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """As it stands in a trace."""
         counts = {"calls": self.calls, "prompt_tokens": self.prompt_tokens}
@@ -111,36 +120,51 @@ def in_step(chat: Chat, talks: Sequence[Talk[T]]) -> list[tuple[T, Cost]]:
     Raises:
         KeepsError: what the chat raises, such as :class:`keeps.errors.ModelLoadError` of a server that is down.
     """
+    return lead(talks, lambda requests: _ask(chat, requests), kind=_kind)
+
+
+def lead(
+    talks: Sequence[Generator[Any, Any, T]],
+    answered: Callable[[Sequence[Any]], Sequence[Any]],
+    *,
+    kind: Callable[[Any], Hashable] = lambda request: None,
+) -> list[tuple[T, Cost]]:
+    """Lead every generator to its end, all its requests of a round and a kind in one call; see :func:`in_step`.
+
+    Args:
+        answered: what comes back for requests, in their order; each has a ``usage``.
+        kind: requests for which it is the same are answered together.
+    """
     costs = [Cost() for _ in talks]
     results: dict[int, T] = {}
-    waiting: dict[int, Say | Decide] = {}
-    for number, talk in enumerate(talks):
-        _advance(number, talk, None, waiting, results)
+    waiting: dict[int, Any] = {}
+
+    def advance(number: int, reply: Any) -> None:
+        try:
+            waiting[number] = talks[number].send(reply)
+        except StopIteration as stop:
+            results[number] = stop.value
+
+    for number in range(len(talks)):
+        advance(number, None)
     while waiting:
-        asked, waiting = waiting, {}
-        for group in _groups(asked):
+        groups: dict[Hashable, dict[int, Any]] = {}
+        for number, request in waiting.items():
+            groups.setdefault(kind(request), {})[number] = request
+        waiting.clear()
+        for group in groups.values():
             started = time.perf_counter()
-            replies = _ask(chat, [asked[number] for number in group])
+            replies = answered(list(group.values()))
             share = (time.perf_counter() - started) / len(group)
             for number, reply in zip(group, replies, strict=True):
                 costs[number].add(reply.usage, share)
-                _advance(number, talks[number], reply, waiting, results)
+                advance(number, reply)
     return [(results[number], costs[number]) for number in range(len(talks))]
 
 
-def _advance(number: int, talk: Talk[T], reply: Any, waiting: dict[int, Say | Decide], results: dict[int, T]) -> None:
-    try:
-        waiting[number] = talk.send(reply)
-    except StopIteration as stop:
-        results[number] = stop.value
-
-
-def _groups(asked: Mapping[int, Say | Decide]) -> list[list[int]]:
+def _kind(request: Say | Decide) -> int | None:
     """Requests that can be one call: texts of one length, or choices."""
-    groups: dict[Any, list[int]] = {}
-    for number, request in asked.items():
-        groups.setdefault(request.max_new_tokens if isinstance(request, Say) else None, []).append(number)
-    return list(groups.values())
+    return request.max_new_tokens if isinstance(request, Say) else None
 
 
 def _ask(chat: Chat, requests: Sequence[Say | Decide]) -> Sequence[Reply | Decision]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keeps.models.adapters import untrained
 from keeps.models.locate import ModuleRef, mlp_outputs
-from keeps.models.projection import evaluating, selected_logits
+from keeps.models.projection import evaluating, last_logits
 from keeps.numerics.privacy_neurons import integrated_gradients
 
 
@@ -24,24 +25,18 @@ def token_attributions(module: Any, context: Sequence[int], token: int, *, steps
     """
     refs = mlp_outputs(module)
     found = []
-    flags = [parameter.requires_grad for parameter in module.parameters()]
     device = refs[0].weight.device
-    with evaluating(module):
-        module.requires_grad_(False)
-        try:
-            own = _activations(module, refs, torch.tensor([list(context)], device=device))
-            rows = torch.tensor([list(context)] * steps, device=device)
-            for ref, activations in zip(refs, own, strict=True):
-                found.append(
-                    integrated_gradients(
-                        lambda scaled, ref=ref: _probability(module, ref, rows, scaled, token),  # type: ignore[misc]
-                        activations,
-                        steps=steps,
-                    )
+    with untrained(module), evaluating(module):
+        own = _activations(module, refs, torch.tensor([list(context)], device=device))
+        rows = torch.tensor([list(context)] * steps, device=device)
+        for ref, activations in zip(refs, own, strict=True):
+            found.append(
+                integrated_gradients(
+                    lambda scaled, ref=ref: _probability(module, ref, rows, scaled, token),  # type: ignore[misc]
+                    activations,
+                    steps=steps,
                 )
-        finally:
-            for parameter, flag in zip(module.parameters(), flags, strict=True):
-                parameter.requires_grad_(flag)
+            )
     return torch.stack(found).float().cpu()
 
 
@@ -51,19 +46,13 @@ def switch_off(ref: ModuleRef, neurons: Sequence[int]) -> None:
         ref.matrix[:, list(neurons)] = 0
 
 
-def _last(ids: Tensor) -> Tensor:
-    positions = torch.zeros_like(ids, dtype=torch.bool)
-    positions[:, -1] = True
-    return positions
-
-
 def _activations(module: Any, refs: Sequence[ModuleRef], ids: Tensor) -> list[Tensor]:
     """What each down-projection reads at the last position, ``(neurons,)`` each."""
     found: list[Tensor] = []
     handles = [ref.module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0][0, -1])) for ref in refs]
     try:
         with torch.no_grad():
-            selected_logits(module, ids, torch.ones_like(ids), _last(ids))
+            last_logits(module, ids)
     finally:
         for handle in handles:
             handle.remove()
@@ -79,7 +68,7 @@ def _probability(module: Any, ref: ModuleRef, ids: Tensor, scaled: Tensor, token
 
     handle = ref.module.register_forward_pre_hook(put)
     try:
-        logits = selected_logits(module, ids, torch.ones_like(ids), _last(ids))
+        logits = last_logits(module, ids)
     finally:
         handle.remove()
     return logits.float().softmax(-1)[:, token]

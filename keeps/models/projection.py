@@ -92,6 +92,14 @@ def selected_logits(
     return head(hidden)
 
 
+def last_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Logits of the token behind each row, ``(batch, vocabulary)``; rows without a mask have no padding."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    last = torch.zeros_like(mask, dtype=torch.bool)
+    last[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1] = True
+    return selected_logits(model, input_ids, mask, last)
+
+
 def read_positions(
     model: nn.Module,
     input_ids: Tensor,

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from keeps.errors import SettingsError, StorageError
-from keeps.models.adapters import copy_into
+from keeps.errors import StorageError
+from keeps.models.adapters import copy_into, overwritten
 from keeps.models.changes import ChangedModel, StoredChange, check_base, copy_files
 from keeps.models.checkpoint_files import load_checkpoint, save_checkpoint
 from keeps.models.language_model import LanguageModel
@@ -102,25 +102,23 @@ def targets_of(folder: Path, parameters: Mapping[str, Tensor], weight: float = 1
         if name not in parameters:
             mend = "load the base that change.json names"
             raise StorageError(f"the model has no parameter {name}", where=str(folder), mend=mend)
-        base = parameters[name].detach()
+        base, exact = parameters[name].detach(), how.kind == "exact"
         try:
-            if how.kind == "exact":
-                value = parts[name]["value"].to(base.device)
-                delta = value.float() - base.float()
+            if exact:
+                stored = parts[name]["value"].to(base.device)
             else:
-                value = None
-                delta = decoded(how.kind, parts[name], how.shape, how.bands, how.group).to(base.device)
-                delta = delta.T if how.transposed else delta
-            if delta.shape != base.shape:
-                raise ValueError(f"{tuple(delta.shape)} for {tuple(base.shape)}")
+                stored = decoded(how.kind, parts[name], how.shape, how.bands, how.group).to(base.device)
+                stored = stored.T if how.transposed else stored
+            if stored.shape != base.shape:
+                raise ValueError(f"{tuple(stored.shape)} for {tuple(base.shape)}")
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             what = f"the pack does not fit {name} ({reason})"
             raise StorageError(what, where=str(folder), mend="make the pack again") from None
-        whole = value is not None and weight == 1
-        found[name] = (
-            value.to(base.dtype) if whole and value is not None else (base.float() + weight * delta).to(base.dtype)
-        )
+        if not (exact and weight == 1):  # nothing is rounded where the fine-tuned values themselves are wanted
+            delta = stored.float() - base.float() if exact else stored
+            stored = base.float() + weight * delta
+        found[name] = stored.to(base.dtype)
     return found
 
 
@@ -137,18 +135,15 @@ def attached(model: LanguageModel, packs: Sequence[tuple[SkillPackChange, float]
         check_base(change.record, model, change.folder)
         for name, value in targets_of(change.folder, parameters, weight).items():
             totals[name] = value if name not in totals else totals[name] + (value - parameters[name].detach())
-    originals = {name: parameters[name].detach().clone() for name in totals}
-    try:
-        copy_into(parameters, totals)
+    with overwritten(parameters, totals.items()):
         yield model
-    finally:
-        copy_into(parameters, originals)
 
 
 class SkillPackChange(StoredChange):
     """A compressed difference for the untouched base."""
 
     forms: ClassVar[tuple[str, ...]] = ("skillpack", "merged")
+    reason: ClassVar[str] = "a pack holds sparse and quantised parts too"
 
     def apply(self, model: LanguageModel, weight: float = 1.0) -> ChangedModel:
         """``model`` with the pack attached; ``undo()`` detaches it bit for bit.
@@ -167,13 +162,6 @@ class SkillPackChange(StoredChange):
         copy_into(parameters, values)
         undo = partial(copy_into, parameters, originals)
         return ChangedModel(model, model.model, name=self.folder.name, fingerprint=self.fingerprint, undo=undo)
-
-    def check_form(self, form: str) -> None:
-        """As for every change; a pack is no plain adapter."""
-        if form in ("lora", "residual", "experts", "memory", "twin"):
-            what = f'form "{form}" is not possible: a pack holds sparse and quantised parts too'
-            raise SettingsError(what, where=self.record.method, mend='use form "skillpack" or "merged"')
-        super().check_form(form)
 
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         del final
@@ -198,7 +186,11 @@ class SkillPackChange(StoredChange):
 
 def report(folder: Path) -> dict[str, dict[str, Any]]:
     """Bytes of the tensors by kind, and how many parameters each has; the header of the file comes on top."""
-    plan, parts = read_pack(folder)
+    return sizes(*read_pack(folder))
+
+
+def sizes(plan: Mapping[str, PackedTensor], parts: Mapping[str, Packed]) -> dict[str, dict[str, Any]]:
+    """:func:`report` of a pack that lies in memory."""
     found: dict[str, dict[str, Any]] = {}
     for name, how in plan.items():
         entry = found.setdefault(how.kind, {"parameters": 0, "bytes": 0})

@@ -9,7 +9,8 @@ twin.json               the tasks in order, and how weights are used
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from keeps.errors import SettingsError, StorageError
-from keeps.models.adapters import copy_into
+from keeps.models.adapters import copy_into, overwritten
 from keeps.models.changes import StoredChange, check_base, copy_files
 from keeps.models.checkpoint_files import load_checkpoint, save_checkpoint
 from keeps.models.language_model import LanguageModel
@@ -134,10 +135,21 @@ def place(module: Any, shared: Mapping[str, Tensor], where: Path) -> dict[str, T
     return originals
 
 
+@contextmanager
+def placed(module: Any, shared: Mapping[str, Tensor], where: Path) -> Iterator[None]:
+    """:func:`place` inside the block; the parameters come back bit by bit."""
+    originals = place(module, shared, where)
+    try:
+        yield
+    finally:
+        copy_into(dict(module.named_parameters()), originals)
+
+
 class TwinChange(StoredChange):
-    """A shared expert with exclusive parts, mixed for every prompt by a router."""
+    """A shared expert with exclusive parts, mixed for every prompt by a router; merged, the shared expert alone."""
 
     forms: ClassVar[tuple[str, ...]] = ("twin", "merged")
+    reason: ClassVar[str] = "the weights depend on the prompt, and merged they are the shared expert alone"
 
     def apply(self, model: LanguageModel) -> TwinModel:
         """``model`` with the twin in place; ``undo()`` takes it out bit by bit.
@@ -184,27 +196,19 @@ class TwinChange(StoredChange):
             raise SettingsError(f'there is no task "{task}"', mend=f"name one of {', '.join(tasks)}")
         check_base(self.record, model, self.folder)
         parts = read_part(self.folder / task_file(task))
-        originals = place(model.model, load_tensors(self.folder / SHARED_FILE), self.folder / SHARED_FILE)
         parameters = dict(model.model.named_parameters())
-        try:
-            originals |= {name: parameters[name].detach().clone() for name in parts if name not in originals}
-            with torch.no_grad():
-                for name, part in parts.items():
-                    value = part.product if isinstance(part, LowRank) else part
-                    parameters[name].copy_(parameters[name].float() + value.to(parameters[name].device))
-            with atomic_folder(folder) as temporary:
-                save_checkpoint(model.model, model.tokenizer, temporary)
-        finally:
-            copy_into(parameters, originals)
 
-    def check_form(self, form: str) -> None:
-        """As for every change; ``"merged"`` is the shared expert without what is exclusive."""
-        if form in ("lora", "residual", "experts", "memory"):
-            what = f'form "{form}" is not possible: the weights depend on the prompt'
-            raise SettingsError(
-                what, where=self.record.method, mend='use form "twin", or "merged" for the shared expert'
-            )
-        super().check_form(form)
+        def values() -> Iterator[tuple[str, Tensor]]:
+            for name, part in parts.items():
+                whole = part.product if isinstance(part, LowRank) else part
+                yield name, parameters[name].float() + whole.to(parameters[name].device)
+
+        with (
+            placed(model.model, load_tensors(self.folder / SHARED_FILE), self.folder / SHARED_FILE),
+            overwritten(parameters, values()),
+            atomic_folder(folder) as temporary,
+        ):
+            save_checkpoint(model.model, model.tokenizer, temporary)
 
     def _write(self, form: str, folder: Path, final: Path, model: LanguageModel) -> None:
         del final
@@ -212,11 +216,8 @@ class TwinChange(StoredChange):
             names = [task_file(name) for name in read_config(self.folder).tasks]
             copy_files(self.folder, folder, SHARED_FILE, CONFIG_FILE, ROUTER_FILE, *names, "change.json", "README.md")
             return
-        originals = place(model.model, load_tensors(self.folder / SHARED_FILE), self.folder)
-        try:
+        with placed(model.model, load_tensors(self.folder / SHARED_FILE), self.folder / SHARED_FILE):
             save_checkpoint(model.model, model.tokenizer, folder)
-        finally:
-            copy_into(dict(model.model.named_parameters()), originals)
 
     def _logits_of(self, form: str, folder: Path, model: LanguageModel) -> list[Tensor]:
         if form == "merged":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from keeps.errors import TargetError
 from keeps.models import projection
+from keeps.models.adapters import put_back
 from keeps.models.locate import is_linear, is_transposed
 from keeps.models.projection import Reading, reading_of
 from keeps.numerics.twin import LowRank
@@ -200,9 +201,7 @@ class Twin:
 
     def unwrap(self) -> Any:
         """Put the layers back, which nothing has touched; a second call does nothing."""
-        for name, layer in self.layers.items():
-            layer.base_layer.train(layer.training)
-            self.module.set_submodule(name, layer.base_layer)
+        put_back(self.module, self.layers)
         self.layers = {}
         return self.module
 

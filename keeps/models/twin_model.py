@@ -14,7 +14,7 @@ from keeps.models.batching import pad_right
 from keeps.models.checks import check_lengths, check_list
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import CHECK_TEXTS
-from keeps.models.projection import selected_logits
+from keeps.models.projection import last_logits
 from keeps.models.routed import Route, RoutedModel, Router
 from keeps.models.scores import AnswerScore, ChoiceScore, TextScore
 from keeps.models.scoring import Engine, Sums, Tokens, Wanted, read_pairs
@@ -116,10 +116,8 @@ class TwinModel(RoutedModel):
         rows = [self.encode_prompt(prompt) for prompt in prompts]
         chosen = self.weights(prompts) if weights is None else weights
         ids, mask = pad_right(rows, self.encoder.pad_token_id, self.device)
-        last = torch.zeros_like(mask, dtype=torch.bool)
-        last[range(len(rows)), [len(row) - 1 for row in rows]] = True
         with self.twin.mixed(), self._reading(), self.twin.mixture.of(chosen):
-            return selected_logits(self.model, ids, mask, last).float().cpu()
+            return last_logits(self.model, ids, mask).float().cpu()
 
     def every_task_logits(self) -> list[Tensor]:
         """Logits behind the texts that forms are compared by, of each task's expert."""

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from keeps.numerics.divergences import kl_divergence
+
 TINY = 1e-15  # added to the first norm, as published
 LEAST_BETA, MOST_BETA = 1e-6, 1e3  # within which an adapted weight stays
 BAND = 1.5  # divergences within target / 1.5 and target * 1.5 leave the weight as it is
@@ -32,18 +34,8 @@ def log_mass(logits: Tensor, counts: Tensor) -> Tensor:
     >>> log_mass(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 1.0]])).exp().tolist()
     [0.5]
     """
-    scores = _precise(logits)
+    scores = logits if logits.dtype == torch.float64 else logits.float()
     return (scores + counts.to(scores).log()).logsumexp(-1) - scores.logsumexp(-1)
-
-
-def divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """KL(softmax(logits) ‖ softmax(others)), ``(rows,)``, in nats; 0 where both are equal.
-
-    >>> divergence(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]])).tolist()
-    [0.0]
-    """
-    new, old = _precise(logits).log_softmax(-1), _precise(others).log_softmax(-1)
-    return (new.exp() * (new - old)).sum(-1)
 
 
 def infusion_loss(logits: Tensor, others: Tensor, counts: Tensor, beta: Tensor) -> Tensor:
@@ -56,7 +48,7 @@ def infusion_loss(logits: Tensor, others: Tensor, counts: Tensor, beta: Tensor) 
     """
     wanted = counts.gt(0).any(-1)
     mass = log_mass(logits, torch.where(wanted[:, None], counts, torch.ones_like(counts)))
-    return beta * divergence(logits, others) - torch.where(wanted, mass, torch.zeros_like(mass))
+    return beta * kl_divergence(logits, others) - torch.where(wanted, mass, torch.zeros_like(mass))
 
 
 def row_norms(values: Tensor) -> Tensor:
@@ -107,10 +99,6 @@ def completing(tokens: Sequence[int], size: int) -> list[int]:
     last = given[len(given) - size + 1 :]
     starts = range(len(given) - size + 1)
     return sorted({given[at + size - 1] for at in starts if given[at : at + size - 1] == last})
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _by_row(values: Tensor, like: Tensor) -> Tensor:

@@ -72,8 +72,7 @@ class Corpus:
         there = [] if path is None or not path.exists() else list(path.iterdir()) if path.is_dir() else [path]
         if any(not item.name.startswith((".lock", "version-")) for item in there):  # what a killed process may leave
             what = "there is an index" if path and (path / MANIFEST).exists() else "there are other things"
-            mend = "open it, or choose another folder"
-            raise StorageError(f"{what} in this folder already", where=str(path), mend=mend)
+            raise StorageError(f"{what} in this folder already", where=str(path), mend="open it, or choose another")
         embedder = make_embedder(encoder)
         return cls(empty_table(settings, None if embedder is None else embedder.width), settings, embedder, folder=path)
 
@@ -228,7 +227,8 @@ class Corpus:
         """
         if self.folder is None:
             raise SettingsError("the corpus has no folder", where="Corpus.save", mend="create it with one")
-        if self._manifest is not None and self._manifest["digest"] == self.digest:
+        found = self.digest
+        if self._manifest is not None and self._manifest["digest"] == found:
             return False
         table = self.table(progress)
 
@@ -240,7 +240,7 @@ class Corpus:
                 about = {"name": embedder.name, "fingerprint": embedder.fingerprint, "width": embedder.width}
             counts = {"documents": len(table.entries), "chunks": len(table), "different": len(table.lexical)}
             settings = self.settings.to_mapping()
-            return {"keeps": __version__, "digest": self.digest, "settings": settings, "encoder": about, **counts}
+            return {"keeps": __version__, "digest": found, "settings": settings, "encoder": about, **counts}
 
         before = self._manifest["version"] if self._manifest is not None else None
         self._manifest = write_version(self.folder, before, write)

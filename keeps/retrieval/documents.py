@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -32,7 +33,7 @@ class Document:
     title: str = ""
     meta: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of everything but the id (32 hexadecimal digits)."""
         return digest(self.title, self.text, json.dumps(dict(self.meta), sort_keys=True, ensure_ascii=False))

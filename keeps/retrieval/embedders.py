@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from keeps.errors import SettingsError
+from keeps.errors import ModelLoadError, SettingsError
 from keeps.models.encoder import SentenceEncoder
 from keeps.retrieval.dense import unit_rows
 from keeps.weights.fingerprints import fingerprint_tensors
@@ -150,5 +150,9 @@ def _config(encoder: SentenceEncoder, name: str) -> dict[str, Any]:
         path = Path(found) if found else None
     if path is None or not path.is_file():
         return {}
-    read = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        what = f"a settings file of the encoder is damaged ({error})"
+        raise ModelLoadError(what, where=str(path), mend="fetch the encoder again") from None
     return read if isinstance(read, dict) else {}

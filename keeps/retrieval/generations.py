@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from keeps.errors import StorageError
-from keeps.weights.files import atomic_write_bytes, storage_error, sync
+from keeps.weights.files import atomic_write_bytes, storage_error, sync_all
+from keeps.weights.locks import take_lock
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -53,10 +54,8 @@ def write_version(folder: Path, before: str | None, write: Callable[[Path], Mapp
             try:
                 version.mkdir()
                 said = dict(write(version))
-                files = {str(path.relative_to(version).as_posix()): _described(path) for path in _files(version)}
-                for path in sorted(version.rglob("*"), reverse=True):
-                    sync(path)
-                sync(version)
+                files = {path.relative_to(version).as_posix(): _described(path) for path in _files(version)}
+                sync_all(version)
                 manifest = {"schema": SCHEMA, "version": version.name, **said, "files": files}
                 data = json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
                 atomic_write_bytes(folder / MANIFEST, data)
@@ -150,18 +149,11 @@ def _tidy(folder: Path, keep: str) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Held by one process at a time; let go when that process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # where there are no such locks, the version is still compared before it is replaced
-        yield
-        return
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(descriptor):  # without such locks, the version is still compared before it is replaced
             mend = "wait until it is done"
-            raise StorageError("another process is writing this index", where=str(folder), mend=mend) from None
+            raise StorageError("another process is writing this index", where=str(folder), mend=mend)
         yield
     finally:
         os.close(descriptor)

@@ -30,7 +30,6 @@ from keeps.sources import Hit
 DEPTH = 100  # chunks that each way of searching gives
 RERANKED = 50
 COMMON = 0.1
-DIVERSITY_BALANCE = 0.7
 FUSIONS = ("rrf", "min_max")
 
 
@@ -186,7 +185,7 @@ class HybridRetriever:
 
 def _having(table: Table, where: Mapping[str, Any]) -> NDArray[np.bool_]:
     wanted = where.items()  # ``where`` itself is no value of any document
-    documents = [all(entry.meta.get(name, where) == value for name, value in wanted) for entry in table.entries]
+    documents = [all(meta.get(name, where) == value for name, value in wanted) for meta in table.metas]
     return np.array(documents)[table.chunks[:, DOCUMENT]]
 
 

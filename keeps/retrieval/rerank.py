@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from keeps.errors import ModelLoadError
-from keeps.models.quiet import quiet
+from keeps.models.encoder import load_pretrained
 
 PAIRS_AT_ONCE = 16
 
@@ -37,16 +37,9 @@ class CrossEncoder:
         Raises:
             ModelLoadError: there is none, or it gives another number of scores than one.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
-        try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(str(spec))
-                model = AutoModelForSequenceClassification.from_pretrained(str(spec), use_safetensors=True)
-        except Exception as error:  # hub, file system, tokenizers and safetensors each raise their own kinds
-            reason = str(error).strip().split("\n")[0][:300]
-            mend = "check the name, the folder and the network"
-            raise ModelLoadError(f"the reranker cannot be loaded ({reason})", where=str(spec), mend=mend) from error
+        model, tokenizer = load_pretrained(AutoModelForSequenceClassification, spec, "reranker")
         if model.config.num_labels != 1:
             what = f"the model gives {model.config.num_labels} scores for a pair, not one"
             raise ModelLoadError(what, where=str(spec), mend="choose a model that was tuned for ranking")

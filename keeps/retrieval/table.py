@@ -66,6 +66,11 @@ class Table:
         return {entry.id: number for number, entry in enumerate(self.entries)}
 
     @cached_property
+    def metas(self) -> list[Mapping[str, Any]]:
+        """What a search may ask for, of each document."""
+        return [entry.meta for entry in self.entries]
+
+    @cached_property
     def representatives(self) -> NDArray[np.bool_]:
         """``(rows,)``: the first chunk of each group."""
         return self.firsts(np.ones(len(self), bool))

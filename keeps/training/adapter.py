@@ -19,18 +19,18 @@ from keeps.data.records import RecordSet
 from keeps.errors import StorageError
 from keeps.models.adapter_files import write_adapter
 from keeps.models.adapters import Factors, WrappedModel, doubled, wrap_lora
+from keeps.models.change_records import write_record
 from keeps.models.changes import AdapterChange, StoredChange, source_of
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
 from keeps.models.targets import ALL_LINEAR, find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
-from keeps.settings import setting
+from keeps.settings import Settings, setting
 from keeps.training.circumstances import own_random_numbers
 from keeps.training.examples import tokenise
 from keeps.training.loop import train
 from keeps.training.settings import TrainingSettings
-from keeps.versions import versions
-from keeps.weights.files import folder_size, load_metadata, load_tensors, save_tensors
+from keeps.weights.files import load_metadata, load_tensors, save_tensors
 
 START_FILE = "start.safetensors"  # A0 and B0, so that a resumed run starts from the very same numbers
 
@@ -176,26 +176,11 @@ def measure_export(change: StoredChange, model: LanguageModel, trained: list[Ten
 
 
 def finished_record(
-    kind: str, method: str, settings: TrainingSettings, model: LanguageModel, data: Mapping[str, str], run: Run
+    kind: str, method: str, settings: Settings, model: LanguageModel, data: Mapping[str, str], run: Run
 ) -> ChangeRecord:
     """``change.json`` of a method that is done, written to the run's folder."""
     run.measures["trained_parameters"] = run.measures.pop("trainable_parameters", 0)
-    if run.is_main:
-        run.measures["disk_bytes"] = sum(folder_size(path) for path in run.folder.glob("*.safetensors"))
-    record = ChangeRecord(
-        kind=kind,
-        method=method,
-        settings=settings.to_mapping(),
-        base_model=source_of(model),
-        base_fingerprint=model.fingerprint,
-        seed=run.seed,
-        data=dict(data),
-        versions=versions(),
-        measures=dict(run.measures),
-    )
-    if run.is_main:
-        record.write(run.folder)
-    return record
+    return write_record(kind, method, settings, model, data, run)
 
 
 def _check_starts(wrapped: WrappedModel, starts: Mapping[str, AdapterStart], run: Run) -> None:

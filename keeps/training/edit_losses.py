@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from keeps.data.edits import Edit, check_agreement, check_edits
 from keeps.errors import TrainingError
-from keeps.models.adapters import restore_trainable, trainable_flags
+from keeps.models.adapters import untrained
 from keeps.models.batching import pad_right
 from keeps.models.checks import check_context
 from keeps.models.language_model import LanguageModel
@@ -99,13 +99,8 @@ def adding(modules: Mapping[str, nn.Module], differences: Mapping[str, Differenc
 @contextmanager
 def frozen(model: LanguageModel) -> Iterator[None]:
     """No weight takes a gradient and dropout is off; as it was afterwards."""
-    flags = trainable_flags(model.model)
-    try:
-        model.model.requires_grad_(False)
-        with evaluating(model.model):
-            yield
-    finally:
-        restore_trainable(model.model, flags)
+    with untrained(model.model), evaluating(model.model):
+        yield
 
 
 def descend(

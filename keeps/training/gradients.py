@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from keeps.contracts import Run
 from keeps.errors import EmptySetError
-from keeps.models.adapters import restore_trainable, trainable_flags
+from keeps.models.adapters import untrained
 from keeps.models.projection import evaluating
 from keeps.training.batches import Batch, TokenizedExample, collate
 from keeps.training.losses import AnswerLoss
@@ -82,18 +82,15 @@ def _group(
     model: Any, layers: Mapping[str, nn.Linear], batches: Sequence[Batch], answer_tokens: int
 ) -> dict[str, Tensor]:
     gradients = {name: torch.zeros_like(layer.weight, dtype=torch.float32) for name, layer in layers.items()}
-    flags = trainable_flags(model)
     hooks = [layer.register_forward_hook(_watch(gradients[name])) for name, layer in layers.items()]
     loss = AnswerLoss(model)
     try:
-        model.requires_grad_(False)
-        with evaluating(model), torch.enable_grad():
+        with untrained(model), evaluating(model), torch.enable_grad():
             for batch in batches:
                 (loss(batch) / answer_tokens).backward()
     finally:
         for hook in hooks:
             hook.remove()
-        restore_trainable(model, flags)
     return gradients
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from keeps.contracts import Run
+from keeps.models.adapters import WrappedModel
 from keeps.models.language_model import LanguageModel
 from keeps.models.projection import evaluating
 from keeps.numerics.divergences import kl_divergence
@@ -18,7 +20,29 @@ from keeps.training.loop import train
 from keeps.training.losses import answer_states
 from keeps.training.reference import Reference
 from keeps.training.stages import stage
-from keeps.training.unlearn import UnlearnSettings
+from keeps.training.unlearn import UnlearnSettings, reference_of
+
+
+@contextmanager
+def learned(
+    model: LanguageModel, examples: Sequence[TokenizedExample], settings: UnlearnSettings, run: Run, name: str
+) -> Iterator[WrappedModel]:
+    """An adapter that was trained on ``examples``; it is gone when the block ends, and ``model`` as it was.
+
+    Args:
+        name: of the stage, in its curves and its checkpoint.
+
+    Raises:
+        InterruptedRunError, StorageError: as :func:`keeps.training.loop.train`.
+    """
+    wrapped = wrap(model, settings, seed=run.seed)
+    try:
+        with stage(run, name) as part:
+            pad = model.encoder.pad_token_id
+            train(wrapped.peft_model, examples, settings, part, pad_token_id=pad, checkpoint=f"checkpoint/{name}")
+        yield wrapped
+    finally:
+        wrapped.unwrap()
 
 
 def said_by_helper(
@@ -31,34 +55,14 @@ def said_by_helper(
     epochs: int,
     learning_rate: float,
 ) -> Reference:
-    """What a copy says about ``examples`` after it was trained on them, as an adapter that is gone afterwards.
-
-    Args:
-        name: of the stage, in its curves and its checkpoint.
-
-    Raises:
-        InterruptedRunError, StorageError: as :func:`keeps.training.loop.train`.
-    """
+    """What a copy says about ``examples`` after it was trained on them; arguments as of :func:`learned`."""
     own = replace(
-        settings,
-        parameters="adapter",
-        epochs=epochs,
-        learning_rate=learning_rate,
-        steps=None,
-        stop="steps",
-        stop_every=None,
-        stop_loss=None,
+        settings, parameters="adapter", epochs=epochs, learning_rate=learning_rate, steps=None, stop_loss=None
     )
-    pad = model.encoder.pad_token_id
-    wrapped = wrap(model, own, seed=run.seed)
-    try:
-        with stage(run, name) as part:
-            train(wrapped.peft_model, examples, own, part, pad_token_id=pad, checkpoint=f"checkpoint/{name}")
+    with learned(model, examples, own, run, name) as wrapped:
         copy = LanguageModel(wrapped.peft_model, model.tokenizer, name=name)
         copy.encoder = model.encoder
-        return Reference.of(copy, examples, run=run, head_changes=settings.parameters == "full")
-    finally:
-        wrapped.unwrap()
+        return reference_of(copy, examples, settings, run)
 
 
 class KnowledgeGap(nn.Module):

@@ -130,8 +130,7 @@ def total_steps(settings: TrainingSettings, examples: int) -> int:
     >>> total_steps(TrainingSettings(epochs=3, batch_size=4), 10)
     9
     """
-    per_epoch = -(-examples // (settings.batch_size * settings.accumulation))
-    return settings.steps or settings.epochs * per_epoch
+    return settings.steps or settings.epochs * settings.steps_per_epoch(examples)
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

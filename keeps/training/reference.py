@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from keeps.contracts import Run
 from keeps.errors import EmptySetError, SettingsError
@@ -99,6 +100,7 @@ class Leash:
 
     Args:
         weight: of the divergence, in units of the loss; above 0.
+        task_weight: of the mean cross-entropy on the right answers of the same draw, which is added.
         batch_size: examples a pass.
 
     Raises:
@@ -113,22 +115,28 @@ class Leash:
         weight: float,
         batch_size: int,
         pad_token_id: int,
+        task_weight: float = 0.0,
     ) -> None:
         if not (weight > 0 and batch_size > 0):
             raise SettingsError(
                 f"a leash of weight {weight} on {batch_size} examples a step would do nothing",
                 mend="choose values above 0, or leave the leash out",
             )
-        self.reference, self.examples, self.weight = reference, list(examples), weight
+        self.reference, self.examples = reference, list(examples)
+        self.weight, self.task_weight = weight, task_weight
         self.batch_size, self.pad_token_id = min(batch_size, len(self.examples)), pad_token_id
 
     def __call__(self, module: nn.Module) -> Tensor:
-        """The weighted divergence on a fresh draw, a float32 scalar."""
+        """The weighted divergence (and loss) on a fresh draw, a float32 scalar."""
         chosen = torch.randperm(len(self.examples))[: self.batch_size].tolist()
         device = next(module.parameters()).device
         batch = collate([self.examples[index] for index in chosen], self.pad_token_id).to(device)
         read, head = answer_states(module, batch)
-        return self.weight * kl_divergence(self.reference.logits(batch), head(read)).mean()
+        logits = head(read)
+        found = self.weight * kl_divergence(self.reference.logits(batch), logits).mean()
+        if self.task_weight:
+            found = found + self.task_weight * functional.cross_entropy(logits.float(), batch.targets)
+        return found
 
 
 def _parts(examples: Sequence[TokenizedExample]) -> Iterator[list[TokenizedExample]]:

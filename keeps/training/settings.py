@@ -64,6 +64,10 @@ class TrainingSettings(Settings):
             mend = "give ignore_top (8 in the paper), or leave it out"
             raise SettingsError(f"{' and '.join(idle)} would do nothing with ignore_top 0", mend=mend)
 
+    def steps_per_epoch(self, examples: int) -> int:
+        """Optimiser steps of one pass over ``examples`` examples; the last one may hold fewer."""
+        return -(-examples // (self.batch_size * self.accumulation))
+
 
 def _default(settings: Settings, name: str) -> object:
     return next(info.default for info in settings.fields() if info.name == name)

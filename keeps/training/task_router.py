@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keeps.errors import SettingsError
-from keeps.models.task_router import TaskRouter
+from keeps.models.language_model import LanguageModel
+from keeps.models.task_router import StoredRouter, TaskRouter
 from keeps.training.circumstances import own_random_numbers
 
 FEWEST = 4  # prompts of a task: one at least is held out, and batch normalisation needs company
@@ -29,12 +31,30 @@ class RouterReport:
     held_out: int
 
 
+def router_of(
+    model: LanguageModel, prompts: Mapping[str, Sequence[str]], **options: Any
+) -> tuple[StoredRouter, RouterReport]:
+    """A router on the model's own states that tells the prompts of tasks apart.
+
+    Args:
+        prompts: by task.
+        options: of :func:`fit_router`.
+
+    Raises:
+        SettingsError: a task has too few prompts.
+    """
+    features = model.embed([prompt for asked in prompts.values() for prompt in asked])
+    labels = [task for task, asked in enumerate(prompts.values()) for _ in asked]
+    router, report = fit_router(features, labels, list(prompts), **options)
+    return StoredRouter(router, tuple(prompts)), report
+
+
 def fit_router(
     features: Tensor,
     labels: Sequence[int],
     names: Sequence[str],
     *,
-    hidden: int,
+    hidden: int | None = None,
     epochs: int = 50,
     learning_rate: float = 5e-4,
     batch_size: int = 1024,
@@ -47,6 +67,7 @@ def fit_router(
     Args:
         features: ``(n, width)``.
         labels: task of each row.
+        hidden: width of the hidden layers; default: twice that of the features.
         held_out: share of each task's prompts that choose the epoch, one at least.
 
     Raises:
@@ -61,7 +82,7 @@ def fit_router(
     with own_random_numbers(features.device), torch.inference_mode(False):
         torch.manual_seed(seed)
         train, rest = _parted(targets, held_out)
-        router = TaskRouter(features.shape[1], len(names), hidden, dropout)
+        router = TaskRouter(features.shape[1], len(names), hidden or 2 * features.shape[1], dropout)
         best: tuple[float, float] = (-1.0, 0.0)
         state, report = router.state_dict(), RouterReport(0.0, 0.0, 0, len(train), len(rest))
         optimiser = torch.optim.Adam(router.parameters(), lr=learning_rate)

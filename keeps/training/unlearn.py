@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor, nn
+
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.errors import EmptySetError, RecordError, SettingsError
@@ -24,7 +27,7 @@ from keeps.training.examples import tokenise
 from keeps.training.extraction import ExtractionStop
 from keeps.training.forgetting import Weighted
 from keeps.training.keeping import WINDOW, Replay
-from keeps.training.loop import total_steps, train
+from keeps.training.loop import AfterStep, total_steps, train
 from keeps.training.reference import Leash, Reference
 from keeps.training.steps import Loss, Regulariser
 from keeps.training.whole import write_whole
@@ -136,11 +139,15 @@ class Objective:
         examples: what the loop deals out.
         loss: makes the module that gives the summed loss of a batch of them.
         regulariser: instead of the common retain term.
+        besides: what is added to the common retain term.
+        after_step: called after each step, before what else may end training.
     """
 
     examples: Sequence[TokenizedExample]
     loss: Loss
     regulariser: Regulariser | None = None
+    besides: Regulariser | None = None
+    after_step: AfterStep | None = None
 
 
 class Unlearner(ABC):
@@ -180,9 +187,10 @@ class Unlearner(ABC):
         forget_examples(model, forget, self.settings.window)  # a bad answer is refused, whatever is trained on
         retain = self.retained(retain)
         objective = self.objective(model, forget, retain, run)
-        regulariser = objective.regulariser or self.retain_term(model, retain, run)
+        regulariser = objective.regulariser or summed(objective.besides, self.retain_term(model, retain, run))
         hooks: dict[str, Any] = {"loss": objective.loss, "regulariser": regulariser}
-        hooks["after_step"] = self.stopping(model, forget, len(objective.examples), run)
+        enough = self.stopping(model, forget, len(objective.examples), run)
+        hooks["after_step"] = in_turn(objective.after_step, enough)
         pad = model.encoder.pad_token_id
 
         def training(module: Any) -> None:
@@ -228,14 +236,32 @@ class Unlearner(ABC):
         s = self.settings
         if s.stop == "steps":
             return None
-        epoch = -(-examples // (s.batch_size * s.accumulation))
-        every = s.stop_every or min(epoch, total_steps(s, examples))
+        every = s.stop_every or min(s.steps_per_epoch(examples), total_steps(s, examples))
         return ExtractionStop(model, forget_examples(model, forget, s.window), every=every, n=s.stop_ngram, run=run)
 
     def weighted(self, loss: Loss) -> Loss:
         """``loss`` times the weight of the forget set."""
         weight = getattr(self.settings, "forget_weight", 1.0)
         return loss if weight == 1.0 else lambda module: Weighted(loss(module), weight)
+
+
+def summed(first: Regulariser | None, second: Regulariser | None) -> Regulariser | None:
+    """The sum of two terms, the first one read first; or the one that there is."""
+    if first is None or second is None:
+        return first or second
+
+    def both(module: nn.Module) -> Tensor | None:
+        found = [value for value in (first(module), second(module)) if value is not None]
+        return torch.stack(found).sum() if found else None
+
+    return both
+
+
+def in_turn(first: AfterStep | None, second: AfterStep | None) -> AfterStep | None:
+    """Both hooks, of which either may end training (the second is not called then); or the one that there is."""
+    if first is None or second is None:
+        return first or second
+    return lambda *state: bool(first(*state)) or second(*state)
 
 
 def reference_of(

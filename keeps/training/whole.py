@@ -13,6 +13,7 @@ from keeps.models.adapters import copy_into, restore_trainable, trainable_flags
 from keeps.models.changes import CheckpointChange
 from keeps.models.checkpoint_files import save_checkpoint
 from keeps.models.language_model import LanguageModel
+from keeps.settings import Settings
 from keeps.training.adapter import finished_record
 from keeps.training.examples import tokenise
 from keeps.training.loop import train
@@ -48,7 +49,7 @@ def train_whole(
 def write_whole(
     model: LanguageModel,
     training: Callable[[Any, Mapping[str, Tensor]], object],
-    settings: TrainingSettings,
+    settings: Settings,
     run: Run,
     *,
     method: str,

@@ -20,10 +20,9 @@ trains on the alternatives by their likelihood, two terms instead of one compari
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from keeps.contracts import Run
@@ -34,7 +33,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.numerics.forgetting_losses import npo
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.batches import stable_seed
+from keeps.training.batches import TokenizedExample, stable_seed
 from keeps.training.examples import tokenise
 from keeps.training.forgetting import AnswerForgetting, Weighted, whole_answers
 from keeps.training.keeping import Replay
@@ -113,12 +112,13 @@ class AltPO(Unlearner):
 
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
         """The preference of every alternative to its answer, against the model as it is now."""
+        del retain
         s, pad = self.settings, model.encoder.pad_token_id
         sets = made_up(model, forget, s, run.seed)
         chosen = [example for records in sets for example in tokenise(model, records, window=s.window)]
         run.measures["alternatives"] = len(set(chosen))
         if s.loss_form == "npo":
-            return self._apart(model, forget, retain, chosen, run)
+            return self._apart(model, forget, chosen)
         answers = tokenise(model, forget, window=s.window) * len(sets)
         pairs = [Pair(*each) for each in zip(chosen, answers, strict=True)]
         both = response_logprobs(model.model, [each for pair in pairs for each in (pair.chosen, pair.rejected)], pad)
@@ -129,26 +129,19 @@ class AltPO(Unlearner):
 
         return Objective([pair.example(number) for number, pair in enumerate(pairs)], self.weighted(loss))
 
-    def _apart(
-        self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, chosen: Any, run: Run
-    ) -> Objective:
-        """NPO on the answers, and the likelihood of the alternatives beside the retain term."""
+    def _apart(self, model: LanguageModel, forget: RecordSet, chosen: Sequence[TokenizedExample]) -> Objective:
+        """NPO on the answers, and the likelihood of the alternatives besides the retain term."""
         s, pad = self.settings, model.encoder.pad_token_id
         examples = forget_examples(model, forget, s.window)
         reference = response_logprobs(model.model, examples, pad)
         learned = Replay(chosen, weight=s.alternative_weight, batch_size=s.batch_size, pad_token_id=pad)
-        held = self.retain_term(model, retain, run)
 
         def loss(logprobs: Tensor, lengths: Tensor, numbers: Tensor) -> Tensor:
             del lengths
             return npo(logprobs, reference.to(logprobs)[numbers], beta=s.beta)
 
-        def both(module: nn.Module) -> Tensor:
-            kept = None if held is None else held(module)
-            return learned(module) + (torch.zeros(()) if kept is None else kept)
-
         return Objective(
             whole_answers(examples),
             self.weighted(lambda module: AnswerForgetting(module, examples, loss, pad_token_id=pad)),
-            both,
+            besides=learned,
         )

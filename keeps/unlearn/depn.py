@@ -101,8 +101,7 @@ class DEPN:
                 listed = {refs[block].name: neurons for block, neurons in sorted(places.items())}
                 atomic_write_bytes(run.folder / FILE, (json.dumps(listed, indent=2) + "\n").encode())
 
-        settings: Any = s  # which are none of training, since there is none
-        return write_whole(model, without, settings, run, method="depn", data={"forget": forget.fingerprint})
+        return write_whole(model, without, s, run, method="depn", data={"forget": forget.fingerprint})
 
     def scores(self, model: LanguageModel, forget: RecordSet, run: Run) -> Tensor:
         """The attribution of every neuron for every text, ``(texts, blocks, neurons)`` float32 on the CPU."""

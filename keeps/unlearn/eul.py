@@ -46,9 +46,8 @@ from keeps.training.batches import TokenizedExample, collate, stable_seed
 from keeps.training.examples import tokenise
 from keeps.training.forgetting import TokenForgetting
 from keeps.training.keeping import WINDOW
-from keeps.training.reference import Reference
+from keeps.training.reference import Leash, Reference
 from keeps.training.settings import TrainingSettings
-from keeps.training.taught import Taught
 from keeps.training.unlearn import Objective, Unlearner, forget_examples
 
 
@@ -125,9 +124,10 @@ class EUL(Unlearner):
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
         """The two terms on either set, with what the model says now as the teacher's."""
         s = self.settings
+        assert retain is not None  # for it holds what it needs
         for folder in s.fuse:  # before anything is trained
             read_fusable(Path(folder), model.fingerprint, _start(s, run))
-        examples, kept = forget_examples(model, forget, s.window), tokenise(model, retain or forget, window=s.window)
+        examples, kept = forget_examples(model, forget, s.window), tokenise(model, retain, window=s.window)
         before = Reference.of(model, examples, run=run)
 
         def loss(logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
@@ -139,7 +139,7 @@ class EUL(Unlearner):
         return Objective(
             examples,
             lambda module: TokenForgetting(module, loss, reference=before),
-            Taught(
+            Leash(
                 Reference.of(model, kept, run=run),
                 kept,
                 weight=s.retain_weight,

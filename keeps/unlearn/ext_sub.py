@@ -34,8 +34,7 @@ from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import train_and_write, wrap
 from keeps.training.examples import tokenise
-from keeps.training.loop import train
-from keeps.training.stages import stage
+from keeps.training.helpers import learned
 from keeps.training.unlearn import Unlearner, UnlearnSettings, check_sets, forget_examples
 
 
@@ -114,16 +113,9 @@ class ExtSub(Unlearner):
 
     def learned(self, model: LanguageModel, records: RecordSet, name: str, run: Run) -> Factors:
         """A and B of an adapter that learned ``records``, its scaling in B; ``model`` is as before."""
-        s = self.settings
-        examples = tokenise(model, records, window=s.window)
-        wrapped = wrap(model, s, seed=run.seed)
-        try:
-            with stage(run, name) as part:
-                pad = model.encoder.pad_token_id
-                train(wrapped.peft_model, examples, s, part, pad_token_id=pad, checkpoint=f"checkpoint/{name}")
+        examples = tokenise(model, records, window=self.settings.window)
+        with learned(model, examples, self.settings, run, name) as wrapped:
             return {layer: (a, wrapped.scaling[layer] * b) for layer, (a, b) in wrapped.factors().items()}
-        finally:
-            wrapped.unwrap()
 
 
 def _set(module: Any, factors: Factors) -> None:

@@ -30,7 +30,6 @@ from torch import nn
 from keeps.contracts import Run
 from keeps.data.readers import read_records
 from keeps.data.records import RecordSet
-from keeps.errors import SettingsError
 from keeps.models.language_model import LanguageModel
 from keeps.registry import method
 from keeps.settings import setting
@@ -99,15 +98,10 @@ class KGA(Unlearner):
     Settings = KGASettings
     holds = "needs"
 
-    def __init__(self, settings: KGASettings) -> None:
-        super().__init__(settings)
-        self.stop: GapStop | None = None
-
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
         """Both helpers, the gap that is aimed at, and the distance to it as the loss."""
         s, pad = self.settings, model.encoder.pad_token_id
-        if retain is None:
-            raise SettingsError("there is nothing to retain", where="kga", mend="give --retain")
+        assert retain is not None  # for it holds what it needs
         fresh = mismatched(retain, retain, count=1, seed=run.seed) if s.fresh is None else read_records(s.fresh)
         unseen, examples = forget_examples(model, fresh, s.window), forget_examples(model, forget, s.window)
         options: dict[str, Any] = {"epochs": s.helper_epochs, "learning_rate": s.helper_rate}
@@ -115,17 +109,6 @@ class KGA(Unlearner):
         goal = knowledge_gap(model.model, knows_fresh, unseen, pad)
         helper = said_by_helper(model, examples, s, run, name="forget", **options)
         run.measures |= {"gap_goal": goal, "gap_before": knowledge_gap(model.model, helper, examples, pad)}
-        every = -(-len(examples) // (s.batch_size * s.accumulation))
-        self.stop = GapStop(helper, examples, goal, s.sigma, every, pad, run)
-        return Objective(examples, self.weighted(lambda module: KnowledgeGap(module, helper, goal)))
-
-    def stopping(self, model: LanguageModel, forget: RecordSet, examples: int, run: Run) -> Any:
-        """The end at the gap, or by extraction where that is asked for and comes first."""
-        at_gap, enough = self.stop, super().stopping(model, forget, examples, run)
-        assert at_gap is not None
-
-        def hook(module: nn.Module, step: int, optimiser: Any) -> bool:
-            near = at_gap(module, step, optimiser)
-            return near or (enough is not None and bool(enough(module, step, optimiser)))
-
-        return hook
+        at_gap = GapStop(helper, examples, goal, s.sigma, s.steps_per_epoch(len(examples)), pad, run)
+        loss = self.weighted(lambda module: KnowledgeGap(module, helper, goal))
+        return Objective(examples, loss, after_step=at_gap)

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
-from keeps.errors import SettingsError
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.forgetting_losses import gradient_ascent
 from keeps.registry import method
@@ -33,8 +32,7 @@ from keeps.training.examples import tokenise
 from keeps.training.forgetting import TokenForgetting
 from keeps.training.keeping import Replay
 from keeps.training.mismatches import mismatched
-from keeps.training.reference import Leash
-from keeps.training.unlearn import Objective, RetainSettings, Unlearner, forget_examples, reference_of
+from keeps.training.unlearn import Objective, RetainSettings, Unlearner, forget_examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +66,14 @@ class LLMU(Unlearner):
     holds = "needs"
 
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
-        """Ascent as the loss; random answers and normal data as what is added to it."""
+        """Ascent as the loss, and random answers besides the term on normal data."""
         s, pad = self.settings, model.encoder.pad_token_id
-        if retain is None:
-            raise SettingsError("there is no normal data", where="llmu", mend="give --retain")
+        assert retain is not None  # for it holds what it needs
         wrong = tokenise(model, mismatched(forget, retain, count=s.random_answers, seed=run.seed), window=s.window)
         random_term = Replay(wrong, weight=s.random_weight, batch_size=s.batch_size, pad_token_id=pad)
-        held = tokenise(model, retain, window=s.window)
-        normal: Replay | Leash
-        if s.retain_loss == "kl":
-            reference = reference_of(model, held, s, run)
-            normal = Leash(reference, held, weight=s.retain_weight, batch_size=s.retain_batch, pad_token_id=pad)
-        else:
-            normal = Replay(held, weight=s.retain_weight, batch_size=s.retain_batch, pad_token_id=pad)
 
         def loss(logits: Tensor, targets: Tensor, _: Tensor | None) -> Tensor:
             return gradient_ascent(logits, targets, max_loss=s.max_loss)
 
-        def both(module: nn.Module) -> Tensor:
-            return random_term(module) + normal(module)
-
         examples = forget_examples(model, forget, s.window)
-        return Objective(examples, self.weighted(lambda module: TokenForgetting(module, loss)), both)
+        return Objective(examples, self.weighted(lambda module: TokenForgetting(module, loss)), besides=random_term)

@@ -21,7 +21,6 @@ at ``multiplier`` for ``dual_warmup`` epochs. It is logged as a curve, from whic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,6 @@ from torch import Tensor, nn
 
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
-from keeps.errors import SettingsError
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.forgetting_losses import flatness, next_multiplier
 from keeps.registry import method
@@ -126,42 +124,25 @@ class PDU(Unlearner):
     Settings = PDUSettings
     holds = "needs"
 
-    def __init__(self, settings: PDUSettings) -> None:
-        super().__init__(settings)
-        self.constraint: Constraint | None = None
-
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
         """The flatness of the forget set, and the constraint on the retain set."""
         s, pad = self.settings, model.encoder.pad_token_id
-        if retain is None:
-            raise SettingsError("there is nothing to retain", where="pdu", mend="give --retain")
+        assert retain is not None  # for it holds what it needs
         examples, kept = forget_examples(model, forget, s.window), tokenise(model, retain, window=s.window)
         before = -float(response_logprobs(model.model, kept, pad).sum()) / sum(each.answer_tokens for each in kept)
         bound = (1 + s.tolerance) * before if s.bound is None else s.bound
         run.measures |= {"retain_loss_before": before, "retain_bound": bound}
-        epoch = math.ceil(len(examples) / (s.batch_size * s.accumulation))
         term = Replay(kept, weight=1.0, batch_size=s.retain_batch, pad_token_id=pad)
-        options: dict[str, Any] = {
-            "start": s.multiplier,
-            "rate": s.dual_rate,
-            "held": s.dual_warmup * epoch,
-            "run": run,
-        }
-        self.constraint = Constraint(term, bound, **options)
+        held = s.dual_warmup * s.steps_per_epoch(len(examples))
+        constraint = Constraint(term, bound, start=s.multiplier, rate=s.dual_rate, held=held, run=run)
 
         def loss(logits: Tensor, targets: Tensor, _: Tensor | None) -> Tensor:
             del targets
             return flatness(logits)
 
-        return Objective(examples, self.weighted(lambda module: TokenForgetting(module, loss)), self.constraint)
-
-    def stopping(self, model: LanguageModel, forget: RecordSet, examples: int, run: Run) -> Any:
-        """The dual step, and the end by extraction where it is asked for."""
-        constraint, enough = self.constraint, super().stopping(model, forget, examples, run)
-        assert constraint is not None
-
-        def hook(module: nn.Module, step: int, optimiser: Any) -> bool | None:
-            constraint.after_step(module, step, optimiser)
-            return None if enough is None else enough(module, step, optimiser)
-
-        return hook
+        return Objective(
+            examples,
+            self.weighted(lambda module: TokenForgetting(module, loss)),
+            constraint,
+            after_step=constraint.after_step,
+        )

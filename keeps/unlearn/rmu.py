@@ -25,7 +25,7 @@ from typing import Any
 
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
-from keeps.errors import SettingsError, TargetError
+from keeps.errors import TargetError
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import blocks, mlp_outputs
 from keeps.models.scoring import text_config
@@ -122,8 +122,7 @@ class RMU(Unlearner):
     def objective(self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None, run: Run) -> Objective:
         """Both terms on the states behind the block; the loop's mean is over positions."""
         s = self.settings
-        if retain is None:
-            raise SettingsError("there is nothing to retain", where="rmu", mend="give --retain")
+        assert retain is not None  # for it holds what it needs
         block = block_number(model.model, s.layer)
         run.measures["block"] = block
         width = int(text_config(model.model).hidden_size)

@@ -35,12 +35,10 @@ from keeps.models.language_model import LanguageModel
 from keeps.numerics.forgetting_losses import generic_logits, soft_cross_entropy
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.adapter import wrap
 from keeps.training.batches import Batch, TokenizedExample, collate
 from keeps.training.forgetting import TokenForgetting
-from keeps.training.loop import train
+from keeps.training.helpers import said_by_helper
 from keeps.training.reference import Reference
-from keeps.training.stages import stage
 from keeps.training.unlearn import Objective, RetainSettings, Unlearner, forget_examples, reference_of
 
 
@@ -130,26 +128,8 @@ class WHP(Unlearner):
     def reinforced(self, model: LanguageModel, examples: Sequence[TokenizedExample], run: Run) -> Reference:
         """What a copy says that was trained on the examples even more; its adapter is gone afterwards."""
         s = self.settings
-        settings = replace(
-            s,
-            parameters="adapter",
-            epochs=s.reinforce_epochs,
-            learning_rate=s.reinforce_rate,
-            steps=None,
-            stop="steps",
-            stop_every=None,
-            stop_loss=None,
-        )
-        wrapped = wrap(model, settings, seed=run.seed)
-        try:
-            with stage(run, "reinforce") as part:
-                pad = model.encoder.pad_token_id
-                train(wrapped.peft_model, examples, settings, part, pad_token_id=pad, checkpoint="checkpoint/reinforce")
-            copy = LanguageModel(wrapped.peft_model, model.tokenizer, name="reinforced")
-            copy.encoder = model.encoder
-            return Reference.of(copy, examples, run=run, head_changes=s.parameters == "full")
-        finally:
-            wrapped.unwrap()
+        options: dict[str, Any] = {"epochs": s.reinforce_epochs, "learning_rate": s.reinforce_rate}
+        return said_by_helper(model, examples, s, run, name="reinforce", **options)
 
 
 def exchanged(records: RecordSet, anchors: Mapping[str, str]) -> RecordSet:

@@ -73,9 +73,7 @@ def atomic_folder(final: Path | str, *, replace: bool = False) -> Iterator[Path]
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for path in sorted(temporary.rglob("*"), reverse=True):
-            sync(path)
-        sync(temporary)
+        sync_all(temporary)
         _swap(temporary, final)
     except OSError as error:
         raise storage_error(error, final) from error
@@ -215,3 +213,10 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Flush a folder and everything in it to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,7 +123,7 @@ class AdaptedCheckpoint:
             if other not in stored or name not in self.base.tensors:
                 raise self._refusal(f'has factors of "{name}", which does not fit the base model {self.base.name}')
             self._check_shapes(name, stored[key], stored[other])
-            found[name] = _Pair(key, other, _scale(self._settings, module, stored[key].shape[0]))
+            found[name] = _Pair(key, other, scaling_in(self._settings, module, stored[key].shape[0]))
         if 2 * len(found) != len(stored):
             raise self._refusal("lacks the first factor of some layer")
         return found
@@ -154,9 +155,25 @@ def settings_of(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r); alpha may differ by layer."""
+def scaling_in(settings: Mapping[str, Any], module: str, rank: int) -> float:
+    """s of one layer, as peft finds it: alpha / r, or alpha / sqrt(r).
+
+    Args:
+        settings: ``adapter_config.json``; its ``alpha_pattern`` gives layers an alpha of their own, by regular
+            expressions for the end of their names.
+        rank: of the layer's factors.
+
+    Raises:
+        InputFileError: there is no such pattern, or alpha is no number.
+
+    >>> scaling_in({"lora_alpha": 8, "alpha_pattern": {r"^block\\.up$": 2}}, "block.up", 4)
+    0.5
+    """
     patterns = settings.get("alpha_pattern") or {}
-    special = [value for key, value in patterns.items() if module == key or module.endswith(f".{key}")]
-    alpha = float(special[0] if special else settings.get("lora_alpha", rank))
+    try:
+        special = [value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)]
+        alpha = float(special[0] if special else settings.get("lora_alpha", rank))
+    except (re.error, AttributeError, TypeError, ValueError) as error:
+        what = f"the adapter's scaling of {module} cannot be understood ({error})"
+        raise InputFileError(what, where=CONFIG, mend="make the adapter again") from None
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

@@ -10,6 +10,7 @@ from typing import Any
 
 from keeps.errors import InterruptedRunError
 from keeps.weights.files import storage_error
+from keeps.weights.locks import take_lock
 from keeps.weights.merge_report import TensorReport
 
 FORMAT = 1
@@ -41,14 +42,12 @@ class Journal:
 
     def _lock(self) -> None:
         try:
-            import fcntl
-        except ImportError:  # a system without such locks
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            free = take_lock(self._file)
+        except OSError as error:
+            raise storage_error(error, self.path) from None
+        if not free:
             mend = "wait for it, or stop it"
-            raise InterruptedRunError("another process merges here", where=str(self.path), mend=mend) from None
+            raise InterruptedRunError("another process merges here", where=str(self.path), mend=mend)
 
     def _read(self, identity: str) -> None:
         size = os.fstat(self._file).st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from keeps.data.edits import Edit
 from keeps.edit.alphaedit import AlphaEdit, AlphaEditSettings
 from keeps.edit.memit import MEMITSettings
 from keeps.errors import SettingsError, StatisticsError, StorageError
+from keeps.jobs.editing_onto import onto
 from keeps.models import LanguageModel
 from keeps.models.earlier_keys import EARLIER, read_keys
 from keeps.models.edit_files import withdraw
 from keeps.models.locate import mlp_outputs
 from keeps.models.moments import second_moments
 from keeps.numerics.editing import Moment, null_basis
+from keeps.registry import find_method
 
 pytestmark = pytest.mark.usefixtures("local_text")
 EDITS = (
@@ -67,6 +70,24 @@ def test_keys_of_earlier_edits_are_kept_and_spared_by_later_ones(smollm2: Langua
     both = read_keys(second.folder)[1]
     assert both.edits == ("a", "b")
     assert torch.equal(both.keys[:, :1], stored[1].keys)
+
+
+@pytest.mark.parametrize(("method", "base"), [("rome", {}), ("lti", {"base": "rome"}), ("lti", {"base": "alphaedit"})])
+def test_keys_stay_where_another_method_edits_on_top(
+    method: str, base: dict[str, Any], smollm2: LanguageModel, tmp_path: Path
+) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    first = made(model, "alphaedit", EDITS[:1], tmp_path / "first", layers=(1,), **ROOM)
+    quick = {"steps": 2, "moment_tokens": 400, "short_prefixes": 1, "long_prefixes": 1, **base}
+    own = {**quick, **({"layer": 1} if method == "rome" else {"layers": (1,)})}
+    own |= ROOM if base.get("base") == "alphaedit" else {}
+    info = find_method(method, "edit")
+    settings = info.settings.from_mapping(own)
+    (tmp_path / "run").mkdir()
+    onto(info, settings, first).implementation(settings)(model, EDITS[1:], run=Run(tmp_path / "run"))
+    kept = read_keys(tmp_path / "run")[1]
+    assert kept.edits == (("a", "b") if base.get("base") == "alphaedit" else ("a",))
+    assert torch.equal(kept.keys[:, :1], read_keys(first.folder)[1].keys)
 
 
 def test_the_keys_of_withdrawn_edits_go_and_those_of_the_others_stay(smollm2: LanguageModel, tmp_path: Path) -> None:

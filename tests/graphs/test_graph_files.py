@@ -56,6 +56,16 @@ def test_jsonl_keeps_who_states_what(tmp_path: Path) -> None:
     assert list(read_graph(tmp_path / "graph.jsonl")) == list(graph)
 
 
+def test_rows_without_sources_beside_rows_with_them_are_stated_by_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text(
+        '{"head": "Oslo", "relation": "in", "tail": "Norway", "sources": ["atlas"]}\n'
+        '{"subject": "Bergen", "relation": "in", "object": "Norway"}\n'
+    )
+    found = {edge.head: edge.sources for edge in read_graph(path)}
+    assert found == {"Oslo": ("atlas",), "Bergen": ("mixed.jsonl",)}
+
+
 def test_other_files_are_the_source_of_their_triples(tmp_path: Path) -> None:
     (tmp_path / "facts.tsv").write_text("Oslo\tcapital of\tNorway\n")
     assert [edge.sources for edge in read_graph(tmp_path / "facts.tsv")] == [("facts.tsv",)]
@@ -70,6 +80,8 @@ def test_other_files_are_the_source_of_their_triples(tmp_path: Path) -> None:
         ("a.csv", b"a,b,c\xff\n", InputFileError),
         ("a.jsonl", b'{"head": "a", "relation": "r", "tail": "t", "sources": []}\n', RecordError),
         ("a.jsonl", b'{"head": 1, "relation": "r", "tail": "t", "sources": ["x"]}\n', RecordError),
+        ("a.jsonl", b'{"head": "a", "relation": "r", "tail": "t", "sources": ["x", " "]}\n', RecordError),
+        ("a.jsonl", b'{"head": "a", "relation": "r", "tail": "t", "sources": ["x"]}\n{"head": "a"}\n', RecordError),
         ("a.tsv", b"", EmptySetError),
         ("a.doc", b"a", InputFileError),
     ],

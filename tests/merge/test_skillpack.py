@@ -24,11 +24,6 @@ ALL: dict[str, Any] = {"embedding_share": 1.0, "energy": 1.0, "bands": ("64:16",
 SMALL: dict[str, Any] = {"bands": ("8:8", "8:4", "16:2"), "energy": 0.8, "group": 16}
 
 
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: LanguageModel) -> Any:
-    return smollm2.tokenizer
-
-
 def packed(model: LanguageModel, tuned: FineTune, folder: Path, **settings: Any) -> SkillPackChange:
     folder.mkdir()
     return SkillPack(SkillPackSettings(**settings))(model, tuned, run=Run(folder))
@@ -207,10 +202,12 @@ def test_a_damaged_pack_or_another_base_is_refused_and_the_model_stays(
     tensors, metadata = load_tensors(pack.folder / PACK_FILE), load_metadata(pack.folder / PACK_FILE)
     one = next(name for name in tensors if name.endswith(".codes"))
     other = next(name for name in tensors if name.endswith(":u"))
+    exact = next(name for name in tensors if name.endswith(":value"))
     damages: list[tuple[dict[str, torch.Tensor], dict[str, str]]] = [
         ({name: tensor for name, tensor in tensors.items() if name != one}, metadata),
         ({**tensors, one: tensors[one][:-1]}, metadata),
         ({**tensors, other: tensors[other][:, :1]}, metadata),
+        ({**tensors, exact: tensors[exact][:1]}, metadata),  # it would be spread over the whole vector
         ({**tensors, "nonsense:value": torch.ones(2)}, metadata),
         (tensors, {**metadata, "format": "9"}),
         (tensors, {**metadata, "tensors": "[]"}),

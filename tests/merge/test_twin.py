@@ -9,51 +9,43 @@ from typing import Any
 
 import pytest
 import torch
-from fine_tune_folders import PROMPTS, adapter_folder, fine_tunes, moved, same_bits, state_of, whole_folder
+from fine_tune_folders import (
+    FULL,
+    MIXED,
+    PROMPTS,
+    Twins,
+    adapter_folder,
+    fine_tunes,
+    merged,
+    moved,
+    same_bits,
+    state_of,
+    twin_of_three,
+    whole_folder,
+)
 from pico_models import pico
 
 from keeps.contracts import Run
 from keeps.errors import KeepsError, SettingsError
 from keeps.merge.twin import Twin, TwinSettings
 from keeps.models import LanguageModel
+from keeps.models.adapters import overwritten
 from keeps.models.changes import load_change
 from keeps.models.fine_tunes import FineTune
 from keeps.models.logits import check_logits, largest_difference
-from keeps.models.twin_files import TwinChange, task_file
-
-FULL: dict[str, Any] = {"density": 1.0, "epochs": 60, "hidden": 32, "learning_rate": 0.01, "resolution": 0}
-MIXED = ("2 + 3 =", "The town of Oslo is in the country of", "O rose, thou art")
+from keeps.models.twin_files import task_file
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2: LanguageModel) -> Any:
-    return smollm2.tokenizer
-
-
-@pytest.fixture(scope="module")
-def made(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Any, list[FineTune], Any]:
-    """A model, a twin of three fine-tunes of it at full rank, the fine-tunes, and their parameters."""
-    folder = tmp_path_factory.mktemp("twin")
-    model = pico("llama", tokenizer)
-    tuned, values = fine_tunes(model, folder)
-    return model, merged(model, tuned, folder / "run", **FULL), tuned, values
-
-
-def merged(model: LanguageModel, tuned: Any, folder: Path, **settings: Any) -> TwinChange:
-    folder.mkdir()
-    return Twin(TwinSettings(**settings))(model, tuned, run=Run(folder))
+def made(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    """See :func:`twin_of_three`."""
+    return twin_of_three(pico("llama", tokenizer), tmp_path_factory.mktemp("twin"))
 
 
 def logits_with(model: LanguageModel, values: dict[str, torch.Tensor], prompts: Any) -> torch.Tensor:
     """Logits behind prompts of a model with these parameters, one prompt at a time."""
-    parameters = dict(model.model.named_parameters())
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    with torch.no_grad():
-        for name, value in values.items():
-            parameters[name].copy_(value)
+    with torch.no_grad(), overwritten(dict(model.model.named_parameters()), values.items()):
         rows = [model.model(torch.tensor([model.encode_prompt(p)])).logits[0, -1].float() for p in prompts]
-        for name, value in before.items():
-            parameters[name].copy_(value)
     return torch.stack(rows)
 
 

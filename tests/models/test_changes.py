@@ -134,6 +134,7 @@ RECORDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of another version": (edited("change.json", lambda v: v.update(format=99)), "format 99, .*reads format 1"),
     "without a field": (edited("change.json", lambda v: v.pop("base_fingerprint")), "lacks base_fingerprint"),
     "of an unknown kind": (edited("change.json", lambda v: v.update(kind="adaptr")), 'did you mean "adapter"'),
+    "of another method's kind": (edited("change.json", lambda v: v.update(kind="memory")), 'the kind "memory"'),
 }
 ADAPTERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tensors": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "file is missing"),

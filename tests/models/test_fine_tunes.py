@@ -10,27 +10,27 @@ import torch
 from fine_tune_folders import adapter_folder, state_of
 from pico_models import pico
 
-from keeps.models import LanguageModel
+from keeps.models.adapters import exactly
 from keeps.models.changes import load_change
 from keeps.models.fine_tunes import Deltas, FineTune
 from keeps.models.logits import check_logits, largest_difference
 
-FULL: dict[str, Any] = {"density": 1.0, "epochs": 60, "hidden": 32, "learning_rate": 0.01, "resolution": 0}
-MIXED = ("2 + 3 =", "The town of Oslo is in the country of", "O rose, thou art")
 
-
-@pytest.fixture(scope="module")
-def tokenizer(smollm2: LanguageModel) -> Any:
-    return smollm2.tokenizer
-
-
-@pytest.mark.parametrize(("kind", "target", "dora"), [("gpt2", "c_fc", False), ("llama", "up_proj", True)])
+@pytest.mark.parametrize(
+    ("kind", "target", "options"),
+    [
+        ("gpt2", "c_fc", {}),
+        ("llama", "up_proj", {"use_dora": True}),
+        ("llama", "up_proj", {"alpha_pattern": {"1.mlp.up_proj": 15}, "use_rslora": True}),
+        ("llama", "up_proj", {"alpha_pattern": {exactly("model.layers.1.mlp.up_proj"): 15}, "use_dora": True}),
+    ],
+)
 def test_adapters_are_read_as_what_peft_makes_of_them(
-    kind: str, target: str, dora: bool, tokenizer: Any, tmp_path: Path
+    kind: str, target: str, options: dict[str, Any], tokenizer: Any, tmp_path: Path
 ) -> None:
-    """A weight stored as (in, out), and DoRA's rows of other norms."""
+    """A weight stored as (in, out), DoRA's rows of other norms, and a layer with a scaling of its own."""
     model = pico(kind, tokenizer)
-    folder = adapter_folder(model, tmp_path / "run", 1, (target,), dora=dora)
+    folder = adapter_folder(model, tmp_path / "run", 1, (target,), **options)
     deltas = Deltas(model, FineTune("x", folder))
     assert len(deltas.names) == 3
     changed = load_change(folder).apply(model)

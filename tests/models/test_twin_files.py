@@ -9,41 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from fine_tune_folders import fine_tunes, same_bits, state_of
+from fine_tune_folders import MIXED, Twins, same_bits, state_of, twin_of_three
 from pico_models import pico
 
-from keeps.contracts import Run
 from keeps.errors import KeepsError, SettingsError, StorageError, TargetError
-from keeps.merge.twin import Twin, TwinSettings
 from keeps.models import LanguageModel
 from keeps.models.changes import load_change
-from keeps.models.fine_tunes import FineTune
 from keeps.models.logits import check_logits, largest_difference
-from keeps.models.twin_files import TwinChange, task_file
+from keeps.models.twin_files import task_file
 from keeps.models.twin_layers import wrap_twin
 from keeps.numerics.twin import leading
 
-FULL: dict[str, Any] = {"density": 1.0, "epochs": 60, "hidden": 32, "learning_rate": 0.01, "resolution": 0}
-MIXED = ("2 + 3 =", "The town of Oslo is in the country of", "O rose, thou art")
-
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2: LanguageModel) -> Any:
-    return smollm2.tokenizer
-
-
-@pytest.fixture(scope="module")
-def made(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Any, list[FineTune], Any]:
-    """A model, a twin of three fine-tunes of it at full rank, the fine-tunes, and their parameters."""
-    folder = tmp_path_factory.mktemp("twin")
-    model = pico("llama", tokenizer)
-    tuned, values = fine_tunes(model, folder)
-    return model, merged(model, tuned, folder / "run", **FULL), tuned, values
-
-
-def merged(model: LanguageModel, tuned: Any, folder: Path, **settings: Any) -> TwinChange:
-    folder.mkdir()
-    return Twin(TwinSettings(**settings))(model, tuned, run=Run(folder))
+def made(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    """See :func:`twin_of_three`."""
+    return twin_of_three(pico("llama", tokenizer), tmp_path_factory.mktemp("twin"))
 
 
 def test_undoing_gives_the_base_back_bit_for_bit_also_after_use(made: Any) -> None:

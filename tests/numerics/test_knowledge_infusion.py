@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from keeps.claims.kid import by_hand, descended
+from keeps.numerics.divergences import kl_divergence
 from keeps.numerics.knowledge_infusion import (
     LEAST_BETA,
     MOST_BETA,
@@ -17,7 +19,6 @@ from keeps.numerics.knowledge_infusion import (
     bounded,
     completing,
     descent,
-    divergence,
     fused,
     infusion_loss,
     log_mass,
@@ -55,7 +56,7 @@ def test_a_row_without_terms_gives_the_divergence_alone_and_a_finite_gradient() 
     new = torch.tensor([[1.0, 2.0], [1.0, 2.0]], requires_grad=True)
     old = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
     loss = infusion_loss(new, old, torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.5, 0.5]))
-    assert float(loss[0].detach()) == pytest.approx(0.5 * float(divergence(new, old)[0]))
+    assert float(loss[0].detach()) == pytest.approx(0.5 * float(kl_divergence(new, old)[0]))
     loss.sum().backward()
     assert new.grad is not None
     assert bool(new.grad.isfinite().all())
@@ -94,42 +95,17 @@ def test_a_bounded_change_keeps_its_direction_and_is_never_longer_than_its_share
         assert torch.equal(found, change)
 
 
-def descended(eta: float, beta: float, steps: int = 3) -> tuple[float, float]:
-    """The fixture of a policy in closed form, p' = softmax(H'): its mass before and after."""
-    held = torch.zeros(1, 1, 4, dtype=torch.float64)
-    counts = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    change, norm = torch.zeros_like(held), torch.zeros(1, dtype=torch.float64)
-    for _ in range(steps):
-        leaf = change.clone().requires_grad_(True)
-        loss = infusion_loss((held + leaf)[0], held[0], counts, torch.tensor([beta], dtype=torch.float64))
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        norm = torch.maximum(norm, row_norms(gradient))
-        change = change + descent(gradient, norm, eta, 1.5)
-    return float(log_mass(held[0], counts).exp()), float(log_mass((held + change)[0], counts).exp())
-
-
-def by_hand(eta: float, beta: float, steps: int = 3) -> float:
-    """The same with the gradient written out: dL/dh_i = p_i - m_i + beta p_i (log(p_i / q) - KL)."""
-    h, most = [0.0] * 4, 0.0
-    for _ in range(steps):
-        p = softmax(h)
-        kl = math.fsum(a * math.log(a / 0.25) for a in p)
-        g = [a - (i == 0) + beta * a * (math.log(a / 0.25) - kl) for i, a in enumerate(p)]
-        most = max(most, math.sqrt(math.fsum(x * x for x in g)))
-        h = [x - eta * y / most**1.5 for x, y in zip(h, g, strict=True)]
-    return softmax(h)[0]
-
-
 @pytest.mark.parametrize(("eta", "beta"), [(0.01, 0.01), (0.3, 0.01), (0.3, 5.0)])
 def test_descent_on_a_policy_in_closed_form_equals_the_gradient_written_out(eta: float, beta: float) -> None:
-    before, after = descended(eta, beta)
+    before = float(log_mass(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 0.0]])).exp())
+    found = descended(eta, beta, share=1.0)
     assert before == pytest.approx(0.25)
-    assert after == pytest.approx(by_hand(eta, beta), rel=1e-9)
-    assert after > before
+    assert found == pytest.approx(by_hand(eta, beta, share=1.0), rel=1e-9)
+    assert found[-1] > before
 
 
 def test_more_step_gives_more_mass_and_more_leash_gives_less() -> None:
-    small, large, leashed = (descended(*pair)[1] for pair in ((0.01, 0.01), (0.3, 0.01), (0.3, 5.0)))
+    small, large, leashed = (descended(*pair, share=1.0)[-1] for pair in ((0.01, 0.01), (0.3, 0.01), (0.3, 5.0)))
     assert small < leashed < large
 
 

@@ -36,7 +36,7 @@ class Killed(BaseException):
     """What no handler of ordinary errors may catch."""
 
 
-@pytest.mark.parametrize("place", ["write", "_described", "sync", "atomic_write_bytes"])
+@pytest.mark.parametrize("place", ["write", "_described", "sync_all", "atomic_write_bytes"])
 @pytest.mark.parametrize("kind", [Killed, OSError, MemoryError])
 def test_a_failure_at_any_step_of_writing_leaves_the_old_index(
     place: str, kind: type[BaseException], kb: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,7 +78,7 @@ KILLED = """
     if step == "files":
         index_files.np.save = dying(index_files.np.save)
     elif step == "sync":
-        generations.sync = dying(generations.sync)
+        generations.sync_all = dying(generations.sync_all)
     elif step == "manifest":
         generations.atomic_write_bytes = dying(generations.atomic_write_bytes)
     else:

@@ -65,6 +65,11 @@ def test_the_gap_is_the_mean_divergence_from_the_helper_and_the_loss_its_distanc
     assert found == pytest.approx(5.0 - wanted, rel=1e-4)
 
 
+def test_it_may_end_by_extraction_too(contract: Any) -> None:
+    _, run = contract.run("kga", **QUICK, sigma=0.0, stop="extraction", stop_ngram=2, stop_every=1)
+    assert run.measures["gap_goal"] > 0
+
+
 def test_fresh_data_may_be_given_as_a_file(contract: Any) -> None:
     path = contract.folder / "fresh.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"The colour of {n} is", "answer": "red"}) + "\n" for n in range(4)))

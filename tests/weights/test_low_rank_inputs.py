@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from merge_models import weights, write
 from safetensors.numpy import save_file
 
-from keeps.errors import ModelLoadError
+from keeps.errors import InputFileError, ModelLoadError
+from keeps.models.adapters import exactly
 from keeps.weights.checkpoints import Checkpoint
 from keeps.weights.low_rank_inputs import AdaptedCheckpoint, is_adapter, low_rank_piece
 
@@ -43,7 +44,15 @@ def test_a_piece_of_the_product_has_the_bits_of_the_whole(start: int, count: int
 
 
 @pytest.mark.parametrize(
-    ("config", "scale"), [({}, 2.0), ({"use_rslora": True}, 4.0), ({"alpha_pattern": {NAME: 2}}, 0.5)]
+    ("config", "scale"),
+    [
+        ({}, 2.0),
+        ({"use_rslora": True}, 4.0),
+        ({"alpha_pattern": {NAME: 2}}, 0.5),
+        ({"alpha_pattern": {"up_proj": 2}}, 0.5),
+        ({"alpha_pattern": {exactly(NAME): 2}}, 0.5),  # as keeps writes it, for layers of other ranks than r
+        ({"alpha_pattern": {"proj_up": 2}}, 2.0),
+    ],
 )
 def test_the_adapted_model_is_base_plus_scaled_product(tmp_path: Path, config: dict[str, Any], scale: float) -> None:
     base = write(tmp_path / "base", weights(0))
@@ -62,6 +71,8 @@ def test_adapters_that_are_no_plain_lora_or_fit_no_layer_are_refused(tmp_path: P
         AdaptedCheckpoint(base, adapter(tmp_path / "dora", use_dora=True)[0])
     with pytest.raises(ModelLoadError, match="another shape"):
         AdaptedCheckpoint(base, adapter(tmp_path / "turned", fan_in_fan_out=True)[0])
+    with pytest.raises(InputFileError, match="cannot be understood"):
+        AdaptedCheckpoint(base, adapter(tmp_path / "pattern", alpha_pattern={"(": 2})[0])
     folder, b, a = adapter(tmp_path / "odd")
     save_file(
         {"base_model.model.other.lora_A.weight": a, "base_model.model.other.lora_B.weight": b},
