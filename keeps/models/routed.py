@@ -138,6 +138,10 @@ class RoutedModel(ChangedModel):
         """Refused: see the class."""
         _refuse(self.name, args, options)
 
+    def continue_tokens(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: see the class. A chat asks by token ids too."""
+        _refuse(self.name, args, options)
+
     def _routes(self, prompts: Sequence[str]) -> list[Route | None]:
         if self.router is None or not prompts:
             return [None] * len(prompts)

@@ -224,3 +224,5 @@ def test_token_ids_are_refused_since_nothing_can_be_looked_up_by_them(
     assert isinstance(changed, RoutedModel)
     with pytest.raises(SettingsError, match="token ids"):
         changed.logprob_encoded([[1]], [[2]])
+    with pytest.raises(SettingsError, match="token ids"):
+        changed.continue_tokens([[1]], ["a conversation"], max_new_tokens=1)  # what a chat would say without the memory
