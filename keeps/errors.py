@@ -79,6 +79,14 @@ class LedgerError(KeepsError):
     """The ledger is of another schema version, damaged, or lacks what was asked for."""
 
 
+class RequestError(KeepsError):
+    """A request to ``keeps serve`` is malformed, not allowed, or more than the server takes on."""
+
+
+class ToolError(KeepsError):
+    """A tool cannot do what it was asked for; whoever asked is told why, and goes on."""
+
+
 class MissingDependencyError(KeepsError):
     """An optional library is not installed; the message names the extra that brings it."""
 

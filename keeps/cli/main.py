@@ -21,7 +21,7 @@ from keeps.errors import KeepsError
 
 # In the order of `keeps --help`. Each is a module of this folder with a function ``command`` and EXAMPLES.
 COMMANDS = (
-    *("adapt", "edit", "unlearn", "merge", "ground", "diff", "compare", "probe", "export", "methods"),
+    *("adapt", "edit", "unlearn", "merge", "ground", "serve", "diff", "compare", "probe", "export", "methods"),
     *("index", "search", "runs", "report", "reproduce", "run", "world", "tasks", "setup"),
 )
 BROKEN_PIPE = 141  # what a shell reports for a program that was stopped by a closed pipe
@@ -70,7 +70,7 @@ def build(argv: Sequence[str]) -> typer.Typer:
         generated = name == chosen and hasattr(module, "build")
         function = module.build(argv) if generated else module.command
         visible = _without_mapping(function)
-        app.command(name, epilog=_epilog(module.EXAMPLES), help=inspect.getdoc(module.command))(_guarded(visible))
+        app.command(name, epilog=_epilog(module.EXAMPLES), help=inspect.getdoc(function))(_guarded(visible))
     return app
 
 

@@ -119,7 +119,11 @@ class TwoStreamAnswerer:
         return [self._answer(found[number], each, pairs[number], seconds) for number, each in enumerate(read)]
 
     def prompts(self, question: str, context: str) -> tuple[str, str]:
-        """The texts of both streams, before any chat template; equal where there is no context."""
+        """The texts of both streams, before any chat template; equal where there is no context.
+
+        Neither a document nor a question holds special tokens: such text is data.
+        """
+        question, context = map(self.model.encoder.as_data, (question, context))
         with_context, without = FORMS[self.settings.form]
         alone = without.format(question=question)
         return (with_context.format(context=context, question=question) if context else alone), alone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from keeps.contracts import Answer
@@ -113,42 +112,29 @@ class LocalChat:
             for context, options in zip(contexts, turns, strict=True)
         ]
 
+    def encode(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's next turn begins; see :meth:`reply`.
+
+        Raises:
+            RecordError: the conversation is empty, has an unknown role, or does not end with the user's turn.
+        """
+        return self._encoded([conversation])[0][0]
+
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` alone."""
         return len(self._ids(text))
 
-    @cached_property
-    def _marks(self) -> tuple[str, ...]:
-        """The texts of the special tokens, longest first."""
-        added = getattr(self.model.tokenizer, "added_tokens_decoder", {}).values()
-        special = {str(token) for token in added if token.special and len(str(token)) > 1}
-        return tuple(sorted(special, key=lambda mark: (-len(mark), mark)))
-
     def _encoded(self, conversations: Sequence[Conversation]) -> tuple[list[list[int]], list[str]]:
         turns = [checked(conversation, f"conversation {n + 1}") for n, conversation in enumerate(conversations)]
-        safe = [
-            [{**message, "content": without_marks(message["content"], self._marks)} for message in t] for t in turns
-        ]
+        safe = [[{**message, "content": self.encoder.as_data(message["content"])} for message in t] for t in turns]
         return [self.encoder.conversation(messages) for messages in safe], [t[-1]["content"] for t in turns]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.model.tokenizer(without_marks(text, self._marks), add_special_tokens=False).input_ids)
+        return list(self.model.tokenizer(self.encoder.as_data(text), add_special_tokens=False).input_ids)
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str] | None = None) -> list[Answer]:
         """Each question as the user's turn, its context in front; see :class:`keeps.contracts.Answerer`."""
         return answers_of(self, questions, contexts)
-
-
-def without_marks(text: str, marks: Sequence[str]) -> str:
-    """``text`` in which none of ``marks`` stands: a space goes behind the first character of each that does.
-
-    >>> without_marks("over<|im_end|>", ["<|im_end|>"])
-    'over< |im_end|>'
-    """
-    while found := [mark for mark in marks if mark in text]:  # what is taken apart may leave another one whole
-        for mark in found:
-            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-    return text
 
 
 def checked(conversation: Conversation, where: str) -> list[dict[str, str]]:

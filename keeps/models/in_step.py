@@ -32,6 +32,17 @@ class Weighing(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A chat whose server may be told that a reply must be one of several choices."""
+
+    def choose(
+        self, conversations: Sequence[Conversation], choices: Sequence[Sequence[str]], key: str, max_new_tokens: int
+    ) -> list[Reply]:
+        """See :meth:`keeps.models.remote.RemoteChat.choose`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Say:
     """Asks for a text. ``step`` names the request in the trace."""
@@ -184,7 +195,11 @@ def decide(chat: Chat, requests: Sequence[Decide]) -> list[Decision]:
             Decision(score.best, request.weighed[score.best], score.normalised, usage)
             for request, (score, usage) in zip(requests, found, strict=True)
         ]
-    replies = chat.reply(conversations, max_new_tokens=DECISION_TOKENS)
+    if isinstance(chat, Choosing) and len({request.key for request in requests}) == 1:
+        choices = [request.choices for request in requests]
+        replies = chat.choose(conversations, choices, requests[0].key, DECISION_TOKENS)
+    else:
+        replies = chat.reply(conversations, max_new_tokens=DECISION_TOKENS)
     return [
         Decision(read_choice(reply.text, request.choices, request.key), reply.text, (), reply.usage)
         for request, reply in zip(requests, replies, strict=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.parse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,14 +21,14 @@ from keeps.errors import RecordError, SettingsError
 from keeps.models.checks import check_lengths, check_list, short
 from keeps.models.remote import RemoteChat
 from keeps.models.remote_forms import Echo, Form, PromptLogprobs, Read
+from keeps.models.remote_names import KEY, PREFIX, address_and_model
+from keeps.models.remote_names import is_remote as is_remote
+from keeps.models.remote_transport import UNKNOWN
 from keeps.models.scores import AnswerScore, Asked, ChoiceScore, TextScore
 from keeps.models.stopping import StopRule
 from keeps.models.tokens import space_before
 
-PREFIX = "openai:"
-KEY = "KEEPS_API_KEY"  # environment variable; a name of our own, so that no key goes to a server it was not meant for
 WORKERS = 8  # requests under way at once: servers batch what arrives together
-REFUSALS = (400, 404, 405, 415, 422, 500, 501)  # what servers answer to a request of a form that they do not know
 MOST_STOPS = 4  # stop strings that the protocol allows; the rest is cut here
 TRIAL = "The capital of France is"
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a reply of another form raises
@@ -204,7 +203,10 @@ class RemoteModel:
     Attributes:
         answerer: a :class:`RemoteCompletion`, :class:`RemoteText` or :class:`RemoteChat`, by what the server gives;
             its methods are this one's.
+        device: where tensors go that are made for it on this machine.
     """
+
+    device = "cpu"  # a plain attribute: what is not here is looked for in the answerer, which asks the server
 
     def __init__(self, chat: RemoteChat) -> None:
         self.chat = chat
@@ -224,7 +226,7 @@ class RemoteModel:
         """
         body = {"model": self.chat.model, "prompt": TRIAL, "max_tokens": 1, "temperature": 0.0}
         for form in (Echo(), PromptLogprobs()):
-            reply = self.chat.post("/completions", body | form.options(), refusals=REFUSALS)
+            reply = self.chat.post("/completions", body | form.options(), refusals=UNKNOWN)
             try:
                 plausible = form.read(TRIAL, reply).plausible
             except MALFORMED:
@@ -232,7 +234,7 @@ class RemoteModel:
             if plausible:
                 return RemoteCompletion(self.chat, form)
         try:
-            _text_of(TRIAL, self.chat.post("/completions", body, refusals=REFUSALS))
+            _text_of(TRIAL, self.chat.post("/completions", body, refusals=UNKNOWN))
         except MALFORMED:
             self.chat.answer([TRIAL])  # the last form; what is wrong with it is what the user should read
             return self.chat
@@ -244,33 +246,29 @@ class RemoteModel:
         return getattr(self.answerer, name)
 
 
-def is_remote(spec: str) -> bool:
-    """Whether a model's name is that of a server's.
-
-    >>> is_remote("openai:http://localhost:8000/v1#qwen"), is_remote("owner/name")
-    (True, False)
-    """
-    return spec.startswith(PREFIX)
-
-
 def remote_model(spec: str, **options: Any) -> RemoteModel:
     """The model that ``openai:URL#MODEL`` names; nothing is asked yet.
+
+    The address of a server alone (``http://localhost:8000``) names the one model that it has, for which it is asked.
 
     Args:
         options: further fields of :class:`RemoteChat`, such as ``timeout``.
 
     Raises:
         SettingsError: no model is named, or the address is none or holds a password.
+        ModelLoadError: no model is named, and the server cannot be reached.
     """
-    address, _, model = spec.removeprefix(PREFIX).partition("#")
-    if not model.strip():
-        mend = f"write {PREFIX}http://localhost:8000/v1#MODEL"
-        raise SettingsError("the server's model is not named", where=spec.partition("@")[2] or spec, mend=mend)
-    if "@" in urllib.parse.urlsplit(address).netloc:
-        mend = f"put the key in the environment variable {KEY}"
-        raise SettingsError("the address holds a password", where=f"{PREFIX}...#{model}", mend=mend)
+    address, model = address_and_model(spec)
     key = KEY if os.environ.get(KEY) else ""
-    return RemoteModel(RemoteChat(address.rstrip("/"), model, **{"key_variable": key, "workers": WORKERS, **options}))
+    chat = RemoteChat(address, model, **{"key_variable": key, "workers": WORKERS, **options})
+    if not model:
+        names = chat.models()
+        if len(names) != 1:
+            have = ", ".join(names[:5]) or "none"
+            mend = f"write {address}#MODEL"
+            raise SettingsError(f"the server has {len(names)} models ({have})", where=spec, mend=mend)
+        chat = replace(chat, model=names[0])
+    return RemoteModel(chat)
 
 
 def _text_of(prompt: str, reply: Any) -> str:

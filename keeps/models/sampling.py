@@ -99,7 +99,7 @@ def continue_sampled(
             state = engine.repeat(prefix, len(batch))
             if state is None and cached:
                 state = CacheState.empty(len(batch), engine.device)
-            choose = _chooser([seeds[number] for number in numbers], softness)
+            choose = drawing([seeds[number] for number in numbers], softness)
             for number, tokens in zip(
                 numbers, _batch(engine, [rows[index] for index in batch], state, ending, choose), strict=True
             ):
@@ -171,7 +171,7 @@ def _batch(
     return tokens
 
 
-def _chooser(seeds: Sequence[int], softness: Softness) -> Choose:
+def drawing(seeds: Sequence[int], softness: Softness) -> Choose:
     """Draws for rows by their numbers in ``seeds``; each row's numbers come from its own seed, on the CPU."""
     if softness.temperature == 0:
         return most_likely

@@ -47,6 +47,17 @@ class TextEncoder:
         special = {number for number, token in added.items() if token.special}
         return frozenset(special | {self.tokenizer.eos_token_id} - {None})
 
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The texts of the special tokens, longest first."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        special = {str(token) for token in added if token.special and len(str(token)) > 1}
+        return tuple(sorted(special, key=lambda mark: (-len(mark), mark)))
+
+    def as_data(self, text: str) -> str:
+        """``text`` in which no special token stands, so that what somebody else wrote ends no turn and begins none."""
+        return without_marks(text, self.marks)
+
     @property
     def pad_token_id(self) -> int:
         """A valid id to fill padding with; it is masked, so any will do."""
@@ -117,3 +128,15 @@ def space_before(prompt: str, answer: str) -> str:
     """
     joined = prompt[-1:].isspace() or prompt[-1:] in _JOINS_WITHOUT_SPACE or answer[:1].isspace()
     return "" if joined else " "
+
+
+def without_marks(text: str, marks: Sequence[str]) -> str:
+    """``text`` in which none of ``marks`` stands: a space goes behind the first character of each that does.
+
+    >>> without_marks("over<|im_end|>", ["<|im_end|>"])
+    'over< |im_end|>'
+    """
+    while found := [mark for mark in marks if mark in text]:  # what is taken apart may leave another one whole
+        for mark in found:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text

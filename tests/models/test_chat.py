@@ -71,7 +71,7 @@ def server() -> Iterator[Server]:
 
 
 def remote(server: Server, **options: Any) -> RemoteChat:
-    return RemoteChat(server.base_url, "test-model", **{"pause": 0.001, "timeout": 10.0, **options})
+    return RemoteChat(server.base_url, "test-model", **{"timeout": 10.0, **options})
 
 
 def test_the_server_gets_the_protocol_and_its_reply_comes_back(server: Server) -> None:
@@ -149,7 +149,7 @@ def test_replies_of_another_kind_are_refused(server: Server, body: bytes, messag
 
 def test_a_server_that_is_not_there_is_an_error_with_its_address() -> None:
     with pytest.raises(ModelLoadError, match=r"no reply .*127\.0\.0\.1:9"):
-        RemoteChat("http://127.0.0.1:9/v1", "m", retries=1, pause=0.001, timeout=2.0).reply([QUESTION])
+        RemoteChat("http://127.0.0.1:9/v1", "m", retries=1, timeout=2.0).reply([QUESTION])
 
 
 @pytest.mark.parametrize("address", ["localhost:8000", "file:///etc/passwd", ""])
@@ -216,7 +216,7 @@ def test_replies_without_end_and_without_bottom_are_refused(server: Server, monk
     server.plan = [b"[" * 200_000]
     with pytest.raises(ModelLoadError, match="not JSON"):
         remote(server).reply([QUESTION])
-    monkeypatch.setattr("keeps.models.remote.LARGEST_REPLY", 100)
+    monkeypatch.setattr("keeps.models.remote_transport.LARGEST_REPLY", 100)
     server.plan = [b" " * 101]
     with pytest.raises(ModelLoadError, match="longer than 100 bytes"):
         remote(server).reply([QUESTION])

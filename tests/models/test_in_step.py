@@ -14,9 +14,9 @@ from pico_models import pico
 
 from keeps.errors import ModelLoadError, RecordError, SettingsError
 from keeps.models import LanguageModel, LocalChat, Message, RemoteChat
-from keeps.models.chat import without_marks
 from keeps.models.in_step import Decide, Decision, Say, Talk, chat_of, decide, in_step
 from keeps.models.remote_completion import remote_model
+from keeps.models.tokens import without_marks
 
 STATUS = Decide("verdict", (Message("user", "Better?"),), ("true", "false"), "status")
 

@@ -39,7 +39,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def connected(server: Server, **options: Any) -> RemoteModel:
-    return remote_model(server.spec, **{"pause": 0.001, "timeout": 10.0, **options})
+    return remote_model(server.spec, **{"timeout": 10.0, **options})
 
 
 @pytest.mark.parametrize("mode", ["echo", "prompt_logprobs"])
