@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from keeps.jobs import edit as edit
     from keeps.jobs import export as export
     from keeps.jobs import ground as ground
+    from keeps.jobs import merge as merge
     from keeps.jobs import probe as probe
     from keeps.jobs import unlearn as unlearn
     from keeps.ledger import KnowledgeDiff as KnowledgeDiff
@@ -57,7 +58,9 @@ _HOMES = {
     **dict.fromkeys(("Dialogue", "Example", "Fact", "Passage", "Preference", "RecordSet"), "keeps.data.records"),
     "load_records": "keeps.data.select",
     "KeepsError": "keeps.errors",
-    **dict.fromkeys(("adapt", "compare", "diff", "edit", "export", "ground", "probe", "unlearn"), "keeps.jobs"),
+    **dict.fromkeys(
+        ("adapt", "compare", "diff", "edit", "export", "ground", "merge", "probe", "unlearn"), "keeps.jobs"
+    ),
     "reproduce": "keeps.claims",
     **dict.fromkeys(("KnowledgeDiff", "Ledger"), "keeps.ledger"),
     "LanguageModel": "keeps.models",
@@ -65,7 +68,7 @@ _HOMES = {
     **dict.fromkeys(("Settings", "setting"), "keeps.settings"),
 }
 # Names that are a function here and a room of the house as well: `keeps.adapt(...)`, `keeps.adapt.corda`.
-_ROOMS_THAT_ARE_CALLED = ("adapt", "edit", "ground", "probe", "unlearn")
+_ROOMS_THAT_ARE_CALLED = ("adapt", "edit", "ground", "merge", "probe", "unlearn")
 
 
 class _Verb(ModuleType):

@@ -18,7 +18,7 @@ from keeps.settings import Settings
 
 VERBS = ("adapt", "continual", "edit", "unlearn", "merge", "distill", "ground", "domain", "probe")
 # Of a result, as ``keeps export`` writes them.
-FORMS = ("lora", "residual", "merged", "experts", "memory", "twin", "skillpack")
+FORMS = ("lora", "residual", "merged", "experts", "memory", "twin", "skillpack", "emr", "factored")
 ENTRY_POINT_GROUP = "keeps.methods"
 
 C = TypeVar("C", bound=type)

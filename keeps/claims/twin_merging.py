@@ -4,7 +4,8 @@ The default model is fine-tuned whole on three kinds of facts that it does not k
 again in the workspace. What is merged is asked the taught facts in all wordings, one of which was never trained on, and
 scored against the fine-tune of each kind (100 = as good). The router learns from prompts about other subjects than
 those that are asked. Static merges are built beside it from the same differences; task arithmetic and TIES are given
-the best of several scales on the very facts that are reported, which favours them. Thresholds are the card's, fixed
+the best of several scales on the very facts that are reported, which favours them. RegMean, Fisher merging and
+AdaMerging get these facts too (:mod:`keeps.claims.twin_merging_zoo`). Thresholds are the card's, fixed
 before the first run.
 """
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from keeps.claims.base import Check, Claim, ClaimRun
+from keeps.claims.twin_merging_zoo import measured_merges
 from keeps.contracts import Run
 from keeps.data.records import Fact, RecordSet
 from keeps.data.select import load_records
@@ -56,6 +58,12 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     before = scores(model, facts)
     run.tables["share answered"] = {"untouched": before, "fine-tunes": alone}
     static = {name: normalised(found, alone) for name, found in static_merges(model, deltas, facts, run).items()}
+    for merged in measured_merges(model, tuned, facts, scores, run):
+        score = normalised(merged.scores, alone)
+        row = {"normalised score": score, "seconds": merged.seconds, "bytes": merged.weight}
+        run.tables.setdefault("merges that measure the fine-tunes", {})[merged.name] = row
+        if merged.static:
+            static[merged.name] = score
     run.tables["normalised score of static merges"] = static
     arithmetic = max(value for name, value in static.items() if name.startswith("task arithmetic"))
     with tempfile.TemporaryDirectory() as folder:

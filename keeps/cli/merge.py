@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keeps.cli import options
+from keeps.cli import merge_suggest, options
 from keeps.cli.generated import option_value, with_settings
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
@@ -22,13 +22,17 @@ EXAMPLES = (
     "keeps merge ./a ./b --method slerp --t 0.3 --dtype bfloat16 --out ./merged",
     "keeps merge RUN_A RUN_B --base smollm2-135m --weights 0.7,0.3 --out ./merged",
     "keeps merge --yaml merge.yml --out ./merged --dry-run",
+    "keeps merge suggest law=./a math=./b --base ./base --probe law=law.jsonl --probe math=math.jsonl --trials 12",
+    "keeps merge law=./a math=./b --base ./base --method regmean --texts law=law.jsonl --texts math=m.jsonl --out ./m",
 )
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 WORST = 5  # tensors listed
 
 Models = Annotated[
     list[str] | None,
-    typer.Argument(help="Models: folders, runs, adapters (MODEL+ADAPTER), built-in models or hub ids."),
+    typer.Argument(
+        help="Models: folders, runs, adapters (MODEL+ADAPTER), built-in models or hub ids; NAME=MODEL names one."
+    ),
 ]
 Base = Annotated[str | None, typer.Option("--base", help="The model that all of them were trained from.")]
 Method = Annotated[
@@ -46,6 +50,15 @@ Rows = Annotated[
     str, typer.Option("--rows", help="Embeddings of different lengths: refuse, or base (its rows are merged).")
 ]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="Most bytes of one file, such as 5GB or 500MB.")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--texts",
+        metavar="NAME=FILE",
+        help="What a model's task looks like, for methods that measure models on it or route prompts: questions with "
+        "answers, dialogues or running text (a file, or world:RELATION); once for each model, by its name.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; no bit of the result depends on them.")]
 ChunkSize = Annotated[
     int, typer.Option("--chunk", min=1, hidden=True, help="Elements of a piece; no bit of the result depends on it.")
@@ -68,6 +81,7 @@ def command(
     delta_dtype: DeltaDtype = None,
     rows: Rows = "refuse",
     shard_size: ShardSize = "5GB",
+    texts: Texts = None,
     seed: options.Seed = 0,
     threads: Threads = None,
     chunk: ChunkSize = 1 << 18,
@@ -83,14 +97,17 @@ def command(
     help_all: options.HelpAll = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Merge models of one architecture into a new transformers checkpoint, without loading any of them.
+    """Merge models of one architecture into one.
 
-    Memory does not grow with the models. With --probe the result is asked what its parents know.
+    Methods that work on files alone write a transformers checkpoint without loading any model, in memory that does
+    not grow with the models. Others load the base and measure the models on --texts, or leave parts that are mixed as
+    prompts need them: twin, skillpack, emr. With --probe the result is asked what its parents know.
     """
     del debug, help_all  # read from the command line before anything else
     if probe is not None and dry_run:
         raise SettingsError("--dry-run leaves nothing to probe", where="keeps merge", mend="leave one of them out")
     from keeps.jobs.merging import merge
+    from keeps.jobs.merging_learned import named_texts
     from keeps.weights.merge_engine import keep_freed_pieces
 
     keep_freed_pieces()
@@ -106,6 +123,8 @@ def command(
             delta_dtype=delta_dtype,
             rows=rows,
             shard_size=size_of(shard_size),
+            texts=named_texts(texts or ()),
+            device=device,
             seed=seed,
             threads=threads,
             chunk=chunk,
@@ -149,6 +168,9 @@ def show_outcome(console: Any, outcome: Any) -> None:
     """The plan, or what was merged: lengths, what survived, where the models contradict each other."""
     from rich.table import Table
 
+    if outcome.memory_bound == 0:
+        show_learned(console, outcome)
+        return
     cost = f"{outcome.outputs} tensors, reads {_bytes(outcome.bytes_read)}, writes {_bytes(outcome.bytes_written)}"
     line(console, f"{outcome.method}: {cost}, at most {_bytes(outcome.memory_bound)} of memory")
     for note in outcome.notes:
@@ -168,6 +190,23 @@ def show_outcome(console: Any, outcome: Any) -> None:
         table.add_row(*cells(report), style="bold" if report is outcome.overall else None)
     console.print(table)
     line(console, "all tensors: merge.json beside the model; compare what they know: keeps diff PARENT MERGED")
+
+
+def show_learned(console: Any, outcome: Any) -> None:
+    """What a method made that needs a running model, and what it measured on itself."""
+    cost = f"reads {_bytes(outcome.bytes_read)}, writes {_bytes(outcome.bytes_written)}" if outcome.folder else ""
+    line(console, f"{outcome.method}: {cost or f'would read {_bytes(outcome.bytes_read)} beside the base'}")
+    if outcome.folder is None:
+        line(console, "dry run: nothing was written")
+        return
+    for name, value in outcome.measures.items():
+        if isinstance(value, (int, float)):
+            line(console, f"{name.replace('_', ' ')}: {value:.4g}")
+    line(console, f"merged: {outcome.folder}")
+    line(
+        console,
+        f"settings and figures: change.json; how to load it: README.md; ask it: keeps probe --model {outcome.folder}",
+    )
 
 
 def cells(report: Any) -> tuple[str, ...]:
@@ -193,6 +232,8 @@ def _bytes(count: int) -> str:
 
 
 def build(argv: Sequence[str]) -> Callable[..., Any]:
-    """The command with the options of the method that ``argv`` names."""
+    """The command with the options of the method that ``argv`` names; or ``keeps merge suggest``."""
+    if list(argv[1:2]) == [merge_suggest.WORD]:
+        return merge_suggest.command
     name = option_value(argv, "--method", DEFAULT_METHOD)
     return with_settings(command, find_method(name, "merge"), everything="--help-all" in argv)

@@ -66,6 +66,8 @@ def _data(name: str, verb: str) -> str:
     """What a method reads, as the option that names it where there is one."""
     if verb == "probe":
         return name
+    if (verb, name) == ("merge", "learn"):
+        return "fine-tunes of one base"
     return {"documents": "`--docs`"}.get(name, f"`--{name}`")
 
 

@@ -156,6 +156,9 @@ def _as_kind(value: Any, annotation: Any, key: str, place: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     if list in (typing.get_origin(item) for item in kinds):
+        if isinstance(value, Mapping):  # of an option that is given as NAME=VALUE, several times
+            items = {name: item if isinstance(item, list) else [item] for name, item in value.items()}
+            return [f"{name}={','.join(map(str, item))}" for name, item in items.items()]
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     if str in kinds or Path in kinds:
         if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):

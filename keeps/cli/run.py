@@ -13,7 +13,7 @@ from keeps.cli import options
 from keeps.cli.generated import parse_assignments
 from keeps.cli.recipe import Recipe, arguments, read_recipe
 
-RECIPE_COMMANDS = ("adapt", "edit", "unlearn", "ground", "diff", "compare", "probe", "export", "reproduce")
+RECIPE_COMMANDS = ("adapt", "edit", "unlearn", "merge", "ground", "diff", "compare", "probe", "export", "reproduce")
 EXAMPLES = (
     "keeps run recipe.yaml",
     "keeps run recipe.yaml --set rank=8 --set seed=1",
@@ -60,6 +60,7 @@ def _settings_type(recipe: Recipe) -> Any:
     from keeps.cli.adapt import DEFAULT_METHOD
     from keeps.cli.edit import DEFAULT_METHOD as EDIT_METHOD
     from keeps.cli.ground import first_method
+    from keeps.cli.merge import DEFAULT_METHOD as MERGE_METHOD
     from keeps.cli.probe import DEFAULT_SYSTEM
     from keeps.cli.unlearn import DEFAULT_METHOD as UNLEARN_METHOD
     from keeps.registry import find_method
@@ -68,6 +69,7 @@ def _settings_type(recipe: Recipe) -> Any:
         return find_method(first_method(recipe.values.get("method")), "ground").settings
     chosen = {"adapt": ("method", DEFAULT_METHOD), "probe": ("system", DEFAULT_SYSTEM)}
     chosen |= {"edit": ("method", EDIT_METHOD), "unlearn": ("method", UNLEARN_METHOD)}
+    chosen |= {"merge": ("method", MERGE_METHOD)}
     if recipe.command not in chosen:
         return None
     key, default = chosen[recipe.command]

@@ -59,7 +59,7 @@ def check_streams(streams: Sequence[Stream], room: int) -> int | None:
                 raise RecordError("a prompt has no tokens", where=f"item {number + 1}", mend="give at least one token")
             label = f"{len(prompt)} tokens"
             check_context(number, label, len(prompt) + room, stream.model.context_length, stream.model.name)
-    return _common_width([stream.model for stream in streams])
+    return common_width([stream.model for stream in streams])
 
 
 def check_has_logits(model: Any) -> None:
@@ -74,8 +74,12 @@ def check_has_logits(model: Any) -> None:
         raise SettingsError("the logits of this model cannot be read step by step", where=str(name), mend=mend)
 
 
-def _common_width(models: Sequence[LanguageModel]) -> int | None:
-    """The number of token ids that mean the same in all models; None where there is one model."""
+def common_width(models: Sequence[LanguageModel]) -> int | None:
+    """The number of token ids that mean the same in all models; None where there is one model.
+
+    Raises:
+        SettingsError: two models' token ids mean different things.
+    """
     first = models[0]
     others = [model for model in models[1:] if model.model is not first.model]
     for model in others:

@@ -1,4 +1,4 @@
-"""What users ask for: adapt, edit, diff, compare, probe, export and reproduce, from bad-input check to ledger."""
+"""What users ask for: adapt, edit, merge, diff, compare, probe and export, from bad-input check to ledger."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from keeps.jobs.exporting import export as export
     from keeps.jobs.grounding import GroundOutcome as GroundOutcome
     from keeps.jobs.grounding import ground as ground
+    from keeps.jobs.merging import MergeOutcome as MergeOutcome
+    from keeps.jobs.merging import merge as merge
     from keeps.jobs.probing import ProbeOutcome as ProbeOutcome
     from keeps.jobs.probing import probe as probe
     from keeps.jobs.spectra import SpectrumReport as SpectrumReport
@@ -29,6 +31,7 @@ _HOMES = {
     "AdaptOutcome": "adapting",
     "EditOutcome": "editing",
     "GroundOutcome": "grounding",
+    "MergeOutcome": "merging",
     "ProbeOutcome": "probing",
     "SpectrumReport": "spectra",
     "UnlearnOutcome": "unlearning",
@@ -40,6 +43,7 @@ _HOMES = {
     "export": "exporting",
     "ground": "grounding",
     "list_edits": "editing",
+    "merge": "merging",
     "probe": "probing",
     "spectrum": "spectra",
     "unlearn": "unlearning",

@@ -44,12 +44,13 @@ LOADING = {
     "adapter": ("peft", ADAPTER),
     "checkpoint": ("transformers", CHECKPOINT),
     "experts": ("keeps", EXPERTS),
-    "memory": ("keeps", EXPERTS),
+    **dict.fromkeys(("memory", "twin", "skillpack", "emr"), ("keeps", EXPERTS)),
 }
 
 
 TASKS = {
     "edit": "Edited: {learn}. To keep: {keep}.",
+    "merge": "Merged: {learn}.",
     "unlearn": "Forgotten: {learn}. To retain: {keep}.",
 }  # of a verb; all others teach
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from keeps.contracts import Progress, SilentProgress
 from keeps.errors import SettingsError
 from keeps.jobs.folders import check_new
 from keeps.jobs.merging_folder import check_out, write_merge
+from keeps.jobs.merging_learned import merge_learned, named_model, takes_fine_tunes
 from keeps.jobs.merging_sources import open_source
 from keeps.registry import MethodInfo, find_method
 from keeps.settings import Settings
@@ -35,7 +36,8 @@ class MergeOutcome:
         sources: what was merged, a base first.
         tensors: in the order of the files.
         overall: of all tensors together.
-        memory_bound: bytes above the interpreter that the merge needs at most.
+        memory_bound: bytes above the interpreter that the merge needs at most; 0 where a model is loaded.
+        measures: what a method that needs a running model measured on itself.
     """
 
     folder: Path | None
@@ -48,6 +50,7 @@ class MergeOutcome:
     bytes_read: int
     bytes_written: int
     memory_bound: int
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def merge(
@@ -62,7 +65,9 @@ def merge(
     delta_dtype: str | None = None,
     rows: str = "refuse",
     shard_size: int = SHARD,
+    texts: Mapping[str, Any] | None = None,
     seed: int = 0,
+    device: str | None = None,
     threads: int | None = None,
     chunk: int = CHUNK,
     dry_run: bool = False,
@@ -71,12 +76,15 @@ def merge(
     workspace: str | Path | None = None,
     progress: Progress | None = None,
 ) -> MergeOutcome:
-    """Merge ``models`` into the new folder ``out``, a transformers checkpoint.
+    """Merge ``models`` into the new folder ``out``, a transformers checkpoint or what the method says.
 
     >>> merge(["./a", "./b"], "./base", method="ties", out="./merged")  # doctest: +SKIP
+    >>> texts = {"law": "law.jsonl", "math": "math.jsonl"}
+    >>> merge(["law=./a", "math=./b"], "./base", method="twin", texts=texts, out="./both")  # doctest: +SKIP
 
     Args:
-        models: folders, safetensors files, runs, adapters (``MODEL+ADAPTER``), built-in models or hub ids.
+        models: folders, safetensors files, runs, adapters (``MODEL+ADAPTER``), built-in models or hub ids; each may
+            be given a name, ``NAME=MODEL``.
         base: the model that they were trained from.
         method: by default ``"task_arithmetic"``.
         recipe: a YAML file in mergekit's format, instead of models, base, method, settings and types.
@@ -84,7 +92,10 @@ def merge(
         delta_dtype: round models and differences to this type, as tools do that compute in it.
         rows: ``"base"`` to merge embeddings of different lengths; see ``keeps.weights.merge_plan``.
         shard_size: most bytes of a file.
-        seed: of random masks.
+        texts: by name of a model, what its task looks like (a file, a built-in set, a RecordSet), for methods that
+            measure models on them or route prompts.
+        seed: of all random choices.
+        device: of the base, for methods that load it.
         threads, chunk: how it is computed; not a bit of the result depends on them.
         dry_run: check everything, write nothing.
 
@@ -100,6 +111,18 @@ def merge(
         raise SettingsError("resume and restart contradict each other", where="merge", mend="choose one")
     target = Path(out).expanduser() if out is not None else None
     common: dict[str, Any] = {"rows": rows, "shard_size": shard_size, "seed": seed}
+    info = find_method(method or DEFAULT_METHOD, "merge") if recipe is None else None
+    if info is not None and takes_fine_tunes(info):
+        changed = {"dtype": dtype, "delta_dtype": delta_dtype, "threads": threads, "resume": resume, "restart": restart}
+        _check_unused(info.name, {**changed, "rows": rows != "refuse", "shard_size": shard_size != SHARD})
+        said = {"settings": settings, "texts": texts, "seed": seed, "device": device, "workspace": workspace}
+        shown = progress or SilentProgress()
+        done = merge_learned(info, models, base, out=target, dry_run=dry_run, progress=shown, **said)
+        sources = (base or "", *(named_model(word)[1] for word in models))
+        sizes = (done.bytes_read, done.bytes_written)
+        return MergeOutcome(done.folder, info.name, sources, (), (), None, 0, *sizes, 0, done.measures)
+    _check_unused(method or "a merge of files", {"texts": texts})
+    models = [named_model(word)[1] for word in models]
     opened: list[TensorSource] = []
     try:
         if recipe is not None:
@@ -199,6 +222,13 @@ def merging_method(info: MethodInfo, settings: Mapping[str, Any] | Settings | No
     given = settings.to_mapping() if isinstance(settings, Settings) else settings or {}
     made: Any = info.settings.from_mapping(given, where=info.name)
     return info.implementation(made)
+
+
+def _check_unused(method: str, options: Mapping[str, Any]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        what = f"{method} makes no use of {given[0]}"
+        raise SettingsError(what, where=f"--{given[0].replace('_', '-')}", mend="leave it out")
 
 
 def _check_alone(models: Sequence[str], base: str | None, method: str | None, settings: Any, dtype: str | None) -> None:

@@ -94,6 +94,7 @@ class SkillPack:
     """See the top of this file."""
 
     Settings = SkillPackSettings
+    most = 1  # fine-tunes that it takes
 
     def __init__(self, settings: SkillPackSettings) -> None:
         self.settings = settings
@@ -269,4 +270,4 @@ def _texts(learn: FineTune, keep: Sequence[str] | RecordSet | None) -> list[str]
     if isinstance(keep, RecordSet):
         asked = [f"{question.prompts[0]} {question.answers[0]}" for question in keep.questions()]
         return [passage.text for passage in keep.passages()] + asked
-    return list(keep) if keep is not None else list(learn.prompts)
+    return list(keep) if keep is not None else list(learn.asked)

@@ -174,8 +174,8 @@ class Twin:
         if len(learn) == 1:
             return
         for item in learn:
-            if len(item.prompts) < 4:
-                what = f'"{item.name}" has {len(item.prompts)} prompts, from which no router can learn'
+            if len(item.asked) < 4:
+                what = f'"{item.name}" has {len(item.asked)} prompts, from which no router can learn'
                 raise SettingsError(
                     what, where="prompts", mend="give some prompts of every task; a few hundred are good"
                 )
@@ -187,7 +187,7 @@ class Twin:
         settings = self.settings
         learned, report = router_of(
             model,
-            {item.name: item.prompts[: settings.most_prompts] for item in learn},
+            {item.name: item.asked[: settings.most_prompts] for item in learn},
             hidden=settings.hidden,
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from keeps.contracts import ChangeRecord
+from keeps.data.records import RecordSet
 from keeps.errors import ModelLoadError, SettingsError
 from keeps.models.adapter_files import (
     ADAPTER_FILE,
@@ -42,11 +43,21 @@ class FineTune:
         name: of its task; in file names, so letters, digits, ``-``, ``_`` and ``.`` only.
         folder: a transformers folder, a peft folder, or a run's folder.
         prompts: what is typically asked of it, from which a router learns; none where no router is wanted.
+        records: examples of its task, or running text, for merges that measure the model on them.
     """
 
     name: str
     folder: Path
     prompts: tuple[str, ...] = ()
+    records: RecordSet | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The prompts; without any, those of the records (running text stands for itself)."""
+        if self.prompts or self.records is None:
+            return self.prompts
+        asked = [prompt for question in self.records.questions() for prompt in question.prompts]
+        return tuple(asked + [passage.text for passage in self.records.passages()])
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +82,30 @@ def check_fine_tunes(tuned: Sequence[FineTune]) -> None:
             raise SettingsError(f'two fine-tunes are called "{item.name}"', mend="give each a name of its own")
         if not Path(item.folder).is_dir():
             raise ModelLoadError("there is no such folder", where=str(item.folder), mend="check the path")
+
+
+def check_records(tuned: Sequence[FineTune], method: str) -> None:
+    """Refuse fine-tunes without records, for a method that measures on them.
+
+    Raises:
+        SettingsError: one has none.
+    """
+    for item in tuned:
+        if item.records is None or not len(item.records):
+            what = f'{method} measures each model on texts of its task, and "{item.name}" has none'
+            raise SettingsError(what, where="texts", mend=f"give some, as in --texts {item.name}=FILE")
+
+
+def check_prompts(tuned: Sequence[FineTune], method: str) -> None:
+    """Refuse fine-tunes without prompts, for a method that asks them.
+
+    Raises:
+        SettingsError: one has none.
+    """
+    for item in tuned:
+        if not item.asked:
+            what = f'{method} asks prompts of each task, and "{item.name}" has none'
+            raise SettingsError(what, where="texts", mend=f"give some, as in --texts {item.name}=FILE")
 
 
 class Deltas:

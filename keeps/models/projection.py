@@ -113,6 +113,9 @@ def read_positions(
     Returns:
         Vectors ``(positions.sum(), width)`` and the function that makes logits of any rows of them.
     """
+    own = getattr(model, "read_positions", None)  # several models read as one
+    if own is not None:
+        return cast(Any, own)(input_ids, attention_mask, positions, past=past)
     reading = reading_of(model)
     if not reading.projection:
         logits = _full_logits(model, input_ids, attention_mask, positions, past)

@@ -26,6 +26,22 @@ def trimmed(update: Tensor, density: float) -> Tensor:
     return result.view_as(update)
 
 
+def smallest_kept(tensors: Sequence[Tensor], density: float) -> float:
+    """The magnitude from which on the ``density`` largest entries of all ``tensors`` together are kept.
+
+    >>> smallest_kept([torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5])], 0.5)
+    2.0
+
+    Raises:
+        ValueError: the density is not in (0, 1].
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"a density is above 0 and at most 1, not {density}")
+    flat = torch.cat([tensor.abs().flatten() for tensor in tensors])
+    count = max(1, round(density * flat.numel()))
+    return float(flat.kthvalue(flat.numel() - count + 1).values)
+
+
 def ties(updates: Sequence[Tensor], density: float) -> Tensor:
     """Trim, elect the sign of each entry's sum, and take the mean of the entries that agree with it.
 

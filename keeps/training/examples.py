@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from keeps.data.records import Dialogue, Example, Fact, Passage, Preference, Record, RecordSet
 from keeps.errors import ContextLengthError, EmptySetError, RecordError
-from keeps.training.batches import TokenizedExample
+from keeps.training.batches import TokenizedExample, stable_seed
 
 if TYPE_CHECKING:
     from keeps.models import LanguageModel
@@ -56,6 +57,12 @@ def tokenise(
     if not examples:
         raise EmptySetError("the learn set holds no record", where=records.source, mend="give at least one record")
     return examples
+
+
+def some(examples: Sequence[TokenizedExample], count: int, seed: int) -> list[TokenizedExample]:
+    """At most ``count`` examples, drawn without repetition and in their order."""
+    chance = random.Random(stable_seed("some", seed))
+    return [examples[place] for place in sorted(chance.sample(range(len(examples)), min(count, len(examples))))]
 
 
 def trained_wordings(fact: Fact, wordings: int | None = None) -> tuple[str, ...]:

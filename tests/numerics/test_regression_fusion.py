@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keeps.errors import SettingsError
-from keeps.numerics.regression_fusion import gram, regression_fusion
+from keeps.numerics.regression_fusion import damped, gram, least_squares_update, regression_fusion
 
 
 def draws(seed: int, count: int, rows: int, width: int = 5, out: int = 3) -> tuple[list, list]:  # type: ignore[type-arg]
@@ -76,3 +76,30 @@ def test_what_does_not_belong_together_is_refused() -> None:
         regression_fusion([one, torch.eye(3)], [one, one])
     with pytest.raises(SettingsError, match="another size"):
         regression_fusion([one], [torch.eye(3)])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.9, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_maps_that_are_added_up_are_fused_alike_by_either_solver(
+    seed: int, rows: int, count: int, alpha: float
+) -> None:
+    """Also where inputs leave directions out, and with damped Gram matrices, which have a shorter way."""
+    inputs, maps = draws(seed, count, rows)
+    grams = [damped(gram(x), alpha) for x in inputs]
+    wanted = regression_fusion(maps, grams)
+    total = torch.stack(grams).sum(0)
+    right = torch.stack([g @ w for g, w in zip(grams, maps, strict=True)]).sum(0)
+    found = least_squares_update(torch.stack(maps).mean(0), total, right, alpha=alpha)
+    assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.999999])
+def test_an_input_that_is_always_zero_leaves_the_mean(alpha: float) -> None:
+    inputs, maps = draws(3, 2, 9)
+    for x in inputs:
+        x[:, 2] = 0.0
+    grams = [damped(gram(x), alpha) for x in inputs]
+    mean, total = torch.stack(maps).mean(0), grams[0] + grams[1]
+    found = least_squares_update(mean, total, grams[0] @ maps[0] + grams[1] @ maps[1], alpha=alpha)
+    assert torch.allclose(found[2], mean[2], atol=1e-9)
+    assert torch.allclose(found, regression_fusion(maps, grams), atol=1e-8)
