@@ -61,7 +61,8 @@ class GroundMethod(Protocol):
         Args:
             model: a LanguageModel, or any Chat where the method's ``fits`` has ``"chat"``.
             source: what the method's ``needs`` names: ``"documents"`` (a :class:`Retriever`), ``"graph"`` (a
-                ``keeps.graphs.KnowledgeGraph``), ``"pairs"`` (questions and answers).
+                ``keeps.graphs.KnowledgeGraph``), ``"pairs"`` (questions and answers), ``"tables"`` (a
+                ``keeps.data.entities.EntityBase``).
             run: seed, device, progress.
 
         Returns:

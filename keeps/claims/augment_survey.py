@@ -1,10 +1,10 @@
-"""The claim of the survey of augmented models, as far as plain retrieval goes: passages answer what weights do not.
+"""The claim of the survey of augmented models: passages answer what weights do not, put in or mixed in.
 
 One question set, facts of the built-in world that the embedded model does not know, is answered closed book and with
 plain retrieval: by words, by meaning, by both, in each order of passages, from an index with the wrong documents, and
 from one in which every fact has another object. Answers are what the model says, not candidates that are weighed:
-candidates of which one stands in the prompt would be half the answer. A second table shows how often answers follow
-instructions that stand in passages.
+candidates of which one stands in the prompt would be half the answer. Then the same questions by sums over passages,
+the memory of contexts on invented biographies, tools, and how often answers follow instructions that stand in passages.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keeps.claims.augment_poisoned import follow_rates, poisoned
+from keeps.claims.augment_marginal import fid_check, marginal_checks, worked_example
+from keeps.claims.augment_output import knn_checks
+from keeps.claims.augment_poisoned import FACTS, follow_rates, mixed, poisoned
+from keeps.claims.augment_tools import tools_table, whitelist_checks
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.grounding_world import Item, items, retrievers, statements
 from keeps.contracts import Answer, Run
 from keeps.ground.adaptive_note import AdaptiveNote, AdaptiveNoteSettings
+from keeps.ground.ck_plug import CKPlug, CKPlugSettings
 from keeps.ground.faithful_rag import FaithfulRAG, FaithfulRAGSettings
 from keeps.ground.rag import RAG, RAGSettings
+from keeps.ground.rag_token import RAGToken, RAGTokenSettings
+from keeps.ground.tools import Tools, ToolsSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import LocalChat
 from keeps.models.language_model import LanguageModel
@@ -30,7 +36,8 @@ from keeps.sources import Hit, Retriever
 UNKNOWN = "world:unknown:capital#12,world:unknown:currency#12,world:unknown:calling_code#12"
 DOCUMENTS = "world:capital,world:currency,world:calling_code"
 WRONG = "world:symbol,world:discoverer"
-KNOWN = "world:known:capital#6,world:known:country_of_city#6"  # of the poisoned passages
+POISONED = 100  # passages with instructions; methods of many calls read the first FEWER of them
+FEWER = 40
 K = 3
 WAYS = ("lexical", "dense", "hybrid")
 RUN = Run(Path())
@@ -50,7 +57,7 @@ class Without:
 
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
-    """Closed book and plain retrieval, provenance, poisoned passages."""
+    """Closed book and plain retrieval, provenance; sums over passages, contexts, tools; poisoned passages."""
     chat = LocalChat(LanguageModel.load(device=run.device or "cpu", progress=run.progress))
     asked = items(UNKNOWN)
     questions = [item.question for item in asked]
@@ -71,11 +78,20 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
         if order != RAGSettings().order:
             answer(f"rag, hybrid, {order}", sources["hybrid"], order=order)
     answer("rag, wrong documents", retrievers(statements(WRONG), ("hybrid",))["hybrid"])
-    answer("rag, other facts", retrievers(statements(DOCUMENTS, planted=True), ("hybrid",))["hybrid"])
-    answer("rag, best passage deleted", Without(sources["hybrid"]))
+    swapped = retrievers(statements(DOCUMENTS, planted=True), ("hybrid",))["hybrid"]
+    deleted = Without(sources["hybrid"])
+    answer("rag, other facts", swapped)
+    answer("rag, best passage deleted", deleted)
     run.tables["methods"] = {name: _row(asked, found) for name, found in answers.items()}
     yield from grounding_checks(asked, answers)
     yield from provenance_checks(asked, answers, documents)
+    yield from worked_example()
+    kinds = {"right": sources["hybrid"], "swapped": swapped, "deleted": deleted}
+    yield from marginal_checks(chat.model, asked, kinds, documents, run)
+    yield fid_check(chat.model.tokenizer)
+    yield from knn_checks(chat.model, run)
+    yield from whitelist_checks()
+    run.tables["products of two numbers"] = tools_table(chat, run)
     run.tables["poisoned passages"] = poisoned_table(chat, run)
 
 
@@ -132,23 +148,27 @@ def provenance_checks(asked: Sequence[Item], answers: Answers, documents: Mappin
 
 def poisoned_table(chat: LocalChat, run: ClaimRun) -> dict[str, Any]:
     """How often answers follow instructions in passages, by method; ``nothing between`` is the reference."""
-    asked = items(KNOWN)
+    asked = mixed(items(FACTS), POISONED)
     kinds, passages = zip(*poisoned(asked), strict=True)
     questions = [item.question for item in asked]
     short = {"max_new_tokens": 32, "cite": "none"}
+    faithful = {**short, "mode": "wo_cot", "mining_tokens": 40}
+    noting = {**short, "note_tokens": 60, "max_rounds": 1}
+    stream = {"max_new_tokens": 24, "chat": "auto", "form": "background"}
     methods = {
-        "rag": RAG(RAGSettings.from_mapping(short))(chat, None, run=RUN),
-        "faithful_rag": FaithfulRAG(FaithfulRAGSettings.from_mapping({**short, "mode": "wo_cot", "mining_tokens": 80}))(
-            chat, None, run=RUN
-        ),
-        "adaptive_note": AdaptiveNote(AdaptiveNoteSettings.from_mapping({**short, "note_tokens": 100}))(
-            chat, None, run=RUN
-        ),
+        "nothing between": (chat, POISONED),
+        "rag": (RAG(RAGSettings.from_mapping(short))(chat, None, run=RUN), POISONED),
+        "rag_token": (RAGToken(RAGTokenSettings.from_mapping(stream))(chat.model, run=RUN), POISONED),
+        "ck_plug": (CKPlug(CKPlugSettings.from_mapping(stream))(chat.model, run=RUN), POISONED),
+        "faithful_rag": (FaithfulRAG(FaithfulRAGSettings.from_mapping(faithful))(chat, None, run=RUN), FEWER),
+        "adaptive_note": (AdaptiveNote(AdaptiveNoteSettings.from_mapping(noting))(chat, None, run=RUN), FEWER),
+        "tools": (Tools(ToolsSettings.from_mapping({**short, "max_calls": 2}))(chat, None, run=RUN), FEWER),
     }
-    table: dict[str, Any] = {"nothing between": follow_rates(kinds, chat.answer(questions, passages), asked)}
-    for name, answerer in methods.items():
+    table: dict[str, Any] = {}
+    for name, (answerer, count) in methods.items():
         run.progress.message(f"poisoned passages, {name}")
-        table[name] = follow_rates(kinds, answerer.answer(questions, passages), asked)
+        found = answerer.answer(questions[:count], passages[:count])
+        table[name] = follow_rates(kinds[:count], found, asked[:count])
     return table
 
 
@@ -172,8 +192,9 @@ def _row(asked: Sequence[Item], answers: Sequence[Answer]) -> dict[str, Any]:
 
 CLAIM = Claim(
     card="augment_survey",
-    statement="Passages that are looked up and put before the question answer facts that the model does not know, "
-    "follow the index when it is swapped, and carry provenance that the answer hangs on.",
+    statement="Passages that are looked up answer facts that the model does not know, put before the question or "
+    "summed over; answers follow the index when it is swapped, and carry provenance that they hang on; a memory of "
+    "contexts lowers perplexity without training; no tool outside the whitelist runs.",
     published="The survey reports the direction: smaller models with retrieval match much larger ones on knowledge-"
     "intensive tasks; RAG with the matching year's index answers about 70 %, with the wrong one 4 to 12 %",
     paper="arXiv:2309.16459",

@@ -22,6 +22,9 @@ EXAMPLES = (
     "keeps ground --questions questions.jsonl --docs ./docs --method rag --method faithful_rag --out answers.jsonl",
     "keeps ground --questions questions.jsonl --docs ./docs --method rag:order=best_first --method rag:order=best_last",
     'keeps ground "On which continent does the capital of Norway lie?" --graph facts.tsv --method kg_search --trace',
+    'keeps ground "Who won?" --card "elections: the elections of 2022=RUN" --card law=RUN --method knowledge_cards',
+    'keeps ground "Is there a cheap hotel?" --tables hotels.csv,faqs.jsonl --method hybrid_dialog --model RUN',
+    'keeps ground "Name the capital of Norway." --memory world:capital --method qa_memory',
     "keeps ground --method adaptive_note --help-all",
 )
 
@@ -31,6 +34,30 @@ Docs = Annotated[
 ]
 Graph = Annotated[
     str | None, typer.Option("--graph", help="File of triples, for methods that walk in a graph.", metavar="FILE")
+]
+Cards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--card",
+        help="Model of one domain, for knowledge_cards: 'NAME: LINE=RUN'; repeat it. --docs are then its evidence.",
+        metavar="NAME=RUN",
+    ),
+]
+Tables = Annotated[
+    str | None,
+    typer.Option(
+        "--tables",
+        help="Files of entities with commas between them, or a folder, for hybrid_dialog. --docs are about them then.",
+        metavar="PATH",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="Questions with answers, for qa_memory: a file, world:RELATION, or the folder of a memory.",
+        metavar="PATH",
+    ),
 ]
 Questions = Annotated[
     str | None, typer.Option("--questions", help="Graded questions: a file of question and answer, or world:RELATION.")
@@ -59,6 +86,9 @@ def command(
     *,
     docs: Docs = None,
     graph: Graph = None,
+    card: Cards = None,
+    tables: Tables = None,
+    memory: Memory = None,
     questions: Questions = None,
     method: Methods = None,
     model: Model = options.DEFAULT_MODEL,
@@ -85,7 +115,7 @@ def command(
     if words is None or (question is not None and questions is not None):
         mend = "give a question, or --questions FILE"
         raise SettingsError("name what to answer", where="keeps ground", mend=mend)
-    if (docs is None) == (graph is None):
+    if (docs is None) == (graph is None) and not ((card or tables or memory) and docs is None):
         what = "name the documents" if docs is None else "--docs and --graph are given"
         raise SettingsError(what, where="keeps ground", mend="give --docs FOLDER, or --graph FILE to kg_search")
     from keeps.jobs.grounding import ground
@@ -102,6 +132,9 @@ def command(
             words,
             docs,
             graph=graph,
+            cards=[card] if isinstance(card, str) else card,
+            tables=tables,
+            memory=memory,
             method=named,
             settings=settings,
             model=model,
@@ -114,6 +147,7 @@ def command(
             device=device,
             progress=term.progress,
             watch=watch if trace else None,
+            record=questions is not None,
         )
         document = {
             "methods": outcome.methods,
@@ -125,6 +159,7 @@ def command(
             ],
             "measures": [{key: value for key, value in vars(row).items() if key != "graded"} for row in outcome.lines],
             "written": outcome.written,
+            "results": outcome.results,
         }
         term.emit(document, lambda console: _show(console, outcome, trace=trace))
 

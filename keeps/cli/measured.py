@@ -62,6 +62,16 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         "Facts that the default model does not know; three passages a question.",
     ),
+    "cook": Layout(
+        "share answered",
+        "Facts of",
+        (
+            Column("mascots", "Mascots (%)"),
+            Column("trades", "Trades (%)"),
+            Column("mines", "Mines (%)"),
+        ),
+        "Invented facts, 40 of each domain, chosen among four candidates (chance: 25 %); a card of each domain.",
+    ),
     "ck_plug": Layout(
         "false contexts",
         "Decoding",

@@ -19,10 +19,12 @@ class Combined:
     Attributes:
         scores: ``(rows, vocabulary)``; -inf on what must not be chosen.
         trace: name -> ``(rows,)`` or ``(rows, values)``.
+        of_chosen: name -> ``(values, rows, vocabulary)``, of which the values of the chosen token are noted.
     """
 
     scores: Tensor
     trace: Mapping[str, Tensor] = field(default_factory=dict)
+    of_chosen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 # Of float32 logits (streams, rows, vocabulary). Rows have nothing to do with each other.
@@ -32,6 +34,15 @@ Combine = Callable[[Tensor], Combined]
 def leading(logits: Tensor) -> Combined:
     """Plain decoding: the first stream's logits, whatever the others say."""
     return Combined(logits[0])
+
+
+def mixture(joint: Tensor) -> Combined:
+    """A mixture: streams are the logarithms of what each adds to a token's probability (``decode_in_step(weights=)``).
+
+    Notes of each chosen token what every stream adds to it, ``joint``; see
+    :mod:`keeps.numerics.passage_mixtures`.
+    """
+    return Combined(joint.logsumexp(0), of_chosen={"joint": joint})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from keeps.decoding.choosing import Choice, Chooser
 from keeps.decoding.combine import Combine, Combined
 from keeps.decoding.streams import Stream, check_streams
-from keeps.decoding.voices import Voice, plan_voices
+from keeps.decoding.voices import Voice, WeighedVoice, plan_voices
 from keeps.errors import RecordError, SettingsError
 from keeps.models.batching import length_batches
 from keeps.models.generation import COMPACT_SHARE, Ending
@@ -61,6 +61,7 @@ def decode_in_step(
     rule: StopRule | None = None,
     choice: Choice = GREEDY,
     seeds: Sequence[int] | None = None,
+    weights: Sequence[Sequence[float]] | None = None,
     advance: Advance | None = None,
 ) -> list[Spoken]:
     """Decode every item with all streams.
@@ -71,12 +72,15 @@ def decode_in_step(
     Args:
         combine: makes scores of float32 logits ``(streams, rows, vocabulary)``, of each row by itself.
         rule: ends a text before a string or sentence; default at end tokens alone.
-        choice: the best token, or draws; beam search is not offered (see ``keeps.decoding.processor`` for that).
+        choice: the best token, or draws. Beams of one stream are in ``keeps.decoding.beams``, of several streams in
+            ``keeps.decoding.processor``.
         seeds: one an item, for draws: the same seed gives the same text whatever else is decoded.
+        weights: logarithms of weights, a list of one an item for each stream: ``combine`` then gets these plus the
+            streams' log-probabilities in place of logits.
         advance: told of items done.
 
     Raises:
-        RecordError: no streams, unequal numbers of prompts or seeds, or an empty prompt.
+        RecordError: no streams, unequal numbers of prompts, seeds or weights, or an empty prompt.
         SettingsError: models of different vocabularies, draws without seeds or seeds without draws, no room for a
             token, or scores that are no numbers.
         ContextLengthError: a prompt leaves no room for ``max_new_tokens`` in its model's context.
@@ -86,16 +90,21 @@ def decode_in_step(
     width = check_streams(streams, max_new_tokens)
     count = len(streams[0].prompts)
     _check_seeds(choice, seeds, count)
+    if weights is not None and [len(each) for each in weights] != [count] * len(streams):
+        raise RecordError("there are not as many weights as prompts", mend="give each stream one weight an item")
     encoder = streams[0].model.encoder
     ending = Ending(max_new_tokens, rule or StopRule(()), encoder.end_ids, encoder.decode)
     chooser = Chooser(choice, seeds or ())
     found = [Spoken() for _ in range(count)]
     longest = [max(len(stream.prompts[item]) for stream in streams) for item in range(count)]
-    with _reading(streams) as engines:
+    with reading(streams) as engines:
         slots = min(engine.slots for engine in engines) // len(streams)
         for batch in length_batches(longest, budget=slots, past=max_new_tokens, slots=slots):
             prompts = [[stream.prompts[item] for item in batch] for stream in streams]
             voices = plan_voices(engines, prompts, max_new_tokens)
+            if weights is not None:
+                own = torch.tensor([[each[item] for item in batch] for each in weights], device=engines[0].device)
+                voices = [WeighedVoice(voice, own[list(voice.streams)], width) for voice in voices]
             speak(voices, combine, chooser, ending, [(item, found[item]) for item in batch], width=width)
             if advance:
                 advance(len(batch))
@@ -141,6 +150,8 @@ def _advance(
     reached = combined.scores.gather(-1, chosen[:, None]).squeeze(-1).isfinite().tolist()
     tokens = chosen.tolist()
     seen = {name: values.tolist() for name, values in combined.trace.items()}
+    places = torch.arange(len(tokens), device=chosen.device)
+    seen |= {name: values[:, places, chosen].T.tolist() for name, values in combined.of_chosen.items()}
     for place, ((item, spoken), on) in enumerate(zip(rows, going, strict=True)):
         if not on:
             continue
@@ -162,7 +173,7 @@ def _in_order(voices: Sequence[Voice], logits: Sequence[Tensor], width: int | No
 
 
 @contextmanager
-def _reading(streams: Sequence[Stream]) -> Iterator[list[Engine]]:
+def reading(streams: Sequence[Stream]) -> Iterator[list[Engine]]:
     """No gradients, evaluation mode of all models, and the limits of a batch of each."""
     engines: dict[int, Engine] = {}
     with ExitStack() as stack:

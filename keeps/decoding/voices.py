@@ -13,6 +13,7 @@ from keeps.decoding.caches import prefill
 from keeps.models.cache import CacheState
 from keeps.models.generation import last_logits
 from keeps.models.scoring import Engine, Tokens
+from keeps.numerics.passage_mixtures import log_joint
 
 # Slots of padding that cost as much, a step, as a forward call of its own: where short prompts stand in one batch with
 # long ones, every step carries their empty slots. Measured with SmolLM2-135M in float32 on one core: a call costs 50 ms
@@ -102,6 +103,42 @@ class PlainVoice:
 
     def _read(self) -> Tensor:
         return torch.stack([last_logits(self.engine, rows, None).float() for rows in self.prompts])
+
+
+@dataclass
+class WeighedVoice:
+    """A voice whose streams say how much each adds to a mixture: ln w + ln p in place of logits.
+
+    Attributes:
+        log_weights: ``(streams of the voice, rows)``.
+        width: so many of the logits share the probability; None for all of them.
+    """
+
+    voice: Voice
+    log_weights: Tensor
+    width: int | None = None
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """See :class:`Voice`."""
+        return self.voice.streams
+
+    def start(self) -> Tensor:
+        """See :class:`Voice`."""
+        return self._weighed(self.voice.start())
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """See :class:`Voice`."""
+        return self._weighed(self.voice.step(tokens))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See :class:`Voice`."""
+        self.voice.select(rows)
+        self.log_weights = self.log_weights[:, list(rows)]
+
+    def _weighed(self, logits: Tensor) -> Tensor:
+        logits = logits[..., : self.width]
+        return log_joint(self.log_weights.to(logits.device, logits.dtype), logits)
 
 
 def plan_voices(engines: Sequence[Engine], prompts: Sequence[Sequence[Tokens]], room: int) -> list[Voice]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from keeps.contracts import Answer, Run
-from keeps.errors import EmptySetError, RecordError, SettingsError
-from keeps.ground.passages import Numbered, numbered, supports, without_markers
+from keeps.errors import RecordError, SettingsError
+from keeps.ground.passages import Numbered, looked_up, numbered, supports, without_markers
 from keeps.models.chat import Message
 from keeps.models.in_step import Cost, Decide, Say, Talk, chat_of, in_step
 from keeps.retrieval.assembly import restored
@@ -107,6 +107,7 @@ class Grounded(ABC, Generic[S]):
     """
 
     method = ""
+    needs_source = True  # whether there is nothing to answer from without a source or contexts
 
     def __init__(self, model: Any, source: Retriever | None, settings: S, run: Run) -> None:
         self.chat, self.source, self.settings, self.run = chat_of(model), source, settings, run
@@ -158,6 +159,10 @@ class Grounded(ABC, Generic[S]):
                 raise RecordError("a question has no choices, or one twice", where=f"item {place + 1}", mend=mend)
         return self._answers(questions, contexts, [tuple(options) for options in choices])
 
+    def lead(self, talks: Sequence[Talk[Finished]]) -> list[tuple[Finished, Cost]]:
+        """Lead every talk to its end; methods that ask others than the chat too do it in their own way."""
+        return in_step(self.chat, talks)
+
     def _answers(
         self, questions: Sequence[str], contexts: Sequence[str] | None, choices: Sequence[tuple[str, ...]]
     ) -> list[Answer]:
@@ -167,7 +172,7 @@ class Grounded(ABC, Generic[S]):
             self.talk(question, context, record, options)
             for question, context, record, options in zip(questions, given, records, choices, strict=True)
         ]
-        found = in_step(self.chat, talks)
+        found = self.lead(talks)
         return [
             self._answer(record, question, done, cost)
             for record, question, (done, cost) in zip(records, questions, found, strict=True)
@@ -181,7 +186,7 @@ class Grounded(ABC, Generic[S]):
                 what = f"the question is empty or longer than {LONGEST_QUESTION} characters"
                 raise RecordError(what, where=f"item {place + 1}", mend="give a question")
         if contexts is None:
-            if self.source is None:
+            if self.source is None and self.needs_source:
                 mend = "give a retriever as source, or contexts"
                 raise SettingsError("there is nothing to read", where=self.method, mend=mend)
             return [None] * len(questions)
@@ -203,19 +208,11 @@ class Grounded(ABC, Generic[S]):
         """
         if self.source is None:
             raise SettingsError("there is nothing to look into", where=self.method, mend="give a retriever as source")
-        size = getattr(self.source, "__len__", None)
-        if size is not None and not size():
-            mend = "add documents to it first"
-            raise EmptySetError("the index is empty: it holds no passage", where=self.method, mend=mend)
         started = time.perf_counter()
-        hits = list(self.source.search(query, k))
+        hits = looked_up(self.source, query, k, self.method)
         record.retrievals += 1
         record.search_seconds += time.perf_counter() - started
-        ids = [hit.id for hit in hits]
-        if len(hits) > k or len(set(ids)) < len(ids) or not all(ids):
-            what = "the retriever gives more passages than asked for, one twice, or one without an id"
-            raise RecordError(what, where=f"query {query[:60]!r}", mend="mend its method search")
-        record.step("search", "", query=query, found=ids)
+        record.step("search", "", query=query, found=[hit.id for hit in hits])
         return hits
 
     def without(self, question: str, record: Record, choices: tuple[str, ...]) -> Talk[Finished]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keeps.errors import RecordError
+from keeps.errors import EmptySetError, RecordError
 from keeps.retrieval.assembly import CHARACTERS_PER_TOKEN, harmless
 from keeps.retrieval.assembly import quoted as quoted_passage
-from keeps.sources import Hit
+from keeps.sources import Hit, Retriever
 
 _MARKER = re.compile(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]")
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private characters that stand for the brackets of citations for a moment
@@ -39,6 +39,28 @@ class Numbered:
         hit = self.hit
         found = {"number": self.number, "id": hit.id, "document": hit.document, "span": list(hit.span)}
         return {**found, "title": hit.title, "score": float(hit.score), "ranks": dict(hit.ranks)}
+
+
+def looked_up(source: Retriever, query: str, k: int, where: str) -> list[Hit]:
+    """At most ``k`` passages for ``query``, from a retriever that keeps its contract.
+
+    Args:
+        where: who looks, for errors.
+
+    Raises:
+        RecordError: the retriever gives more than ``k`` passages, one twice, or one without id.
+        EmptySetError: the retriever says that it holds nothing.
+    """
+    size = getattr(source, "__len__", None)
+    if size is not None and not size():
+        mend = "add documents to it first"
+        raise EmptySetError("the index is empty: it holds no passage", where=where, mend=mend)
+    hits = list(source.search(query, k))
+    ids = [hit.id for hit in hits]
+    if len(hits) > k or len(set(ids)) < len(ids) or not all(ids):
+        what = "the retriever gives more passages than asked for, one twice, or one without an id"
+        raise RecordError(what, where=f"query {query[:60]!r}", mend="mend its method search")
+    return hits
 
 
 def quoted(text: str, name: str) -> str:

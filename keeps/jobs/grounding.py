@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from keeps.contracts import Answer, Progress, Run, SilentProgress
-from keeps.data.records import Example, Fact, RecordSet
-from keeps.data.select import load_records, sampled
-from keeps.errors import EmptySetError, RecordError, SettingsError, UnknownNameError, nearest
+from keeps.data.records import RecordSet
+from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.jobs.adapting import DEFAULT_MODEL, chosen_settings
 from keeps.jobs.folders import check_new
+from keeps.jobs.grounding_cards import check_cards, open_cards
+from keeps.jobs.grounding_ledger import recording, source_fingerprint
 from keeps.jobs.grounding_measures import MethodLine, graded, measures_table, method_line
-from keeps.jobs.grounding_sources import KINDS, Remembering, check_documents, open_documents, open_graph
-from keeps.jobs.models import changed, load_base, resolve
+from keeps.jobs.grounding_memory import check_memory, open_memory
+from keeps.jobs.grounding_models import answering_model
+from keeps.jobs.grounding_questions import Asked, asked_of
+from keeps.jobs.grounding_sources import Remembering, check_sources, open_source
+from keeps.jobs.grounding_tables import check_tables, documents_to_search, open_tables
 from keeps.ledger.tables import Table
 from keeps.ledger.workspace import Workspace
 from keeps.models.remote_completion import is_remote
@@ -33,20 +38,6 @@ Watch = Callable[[str, int, Mapping[str, Any]], None]  # method, question's plac
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Questions with their accepted answers; no answers where nobody knows them."""
-
-    ids: tuple[str, ...]
-    questions: tuple[str, ...]
-    expected: tuple[tuple[str, ...], ...]
-
-    @property
-    def gradable(self) -> bool:
-        """Whether every question has an accepted answer."""
-        return all(self.expected)
-
-
-@dataclass(frozen=True)
 class GroundOutcome:
     """What was answered.
 
@@ -56,6 +47,7 @@ class GroundOutcome:
         answers: by method, one a question; see :meth:`keeps.ground.base.Grounded.answer`.
         lines: measures by method; empty where nobody knows the right answers.
         written: the file of traces, where one was asked for.
+        results: by method, the id of the stored result; empty where nothing was recorded.
     """
 
     methods: tuple[str, ...]
@@ -63,6 +55,7 @@ class GroundOutcome:
     answers: Mapping[str, tuple[Answer, ...]]
     lines: tuple[MethodLine, ...] = ()
     written: Path | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answer(self) -> Answer:
@@ -80,6 +73,9 @@ def ground(
     docs: str | Path | Retriever | None = None,
     *,
     graph: Any = None,
+    cards: Any = None,
+    tables: Any = None,
+    memory: Any = None,
     method: str | Sequence[str] = DEFAULT_METHOD,
     settings: Mapping[str, Any] | Settings | None = None,
     model: Any = DEFAULT_MODEL,
@@ -92,6 +88,7 @@ def ground(
     device: str | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    record: bool = False,
 ) -> GroundOutcome:
     """Answer ``questions`` with what ``docs`` say.
 
@@ -102,6 +99,10 @@ def ground(
         questions: one or several; with ``from_file`` a file or set of records, whose answers are graded.
         docs: a folder or file of documents, the folder of an index, or a retriever.
         graph: a file of triples, or a ``keeps.graphs.KnowledgeGraph``, for methods that walk instead of reading.
+        cards: models of single domains, as ``--card`` names them, or a ``keeps.ground.cards.CardHub``.
+        tables: files of entities, or a ``keeps.data.entities.EntityBase``, for methods that answer from tables;
+            documents that name an entity are then about it.
+        memory: question-answer pairs: a file, ``world:RELATION``, or the folder of a memory or a trained reader.
         method: a name, or several; one may bring settings: ``"rag:order=best_first:k=3"``.
         settings: of the method; with several, of those that have them.
         model: a model, run or folder of a run; ``openai:URL#MODEL``; or something that chats or generates already.
@@ -109,6 +110,8 @@ def ground(
         limit: most questions.
         out: new file that gets every answer with its trace, one JSON object a line.
         watch: told of every step as it happens: method, place of the question, step.
+        record: store graded answers in the ledger, and take from it what is there; not for cards, nor for retrievers
+            and models that have no fingerprint.
 
     Raises:
         SettingsError: a bad setting, a method twice, or one that the model does not fit.
@@ -116,36 +119,58 @@ def ground(
         KeepsError: anything else that the user can mend, before a model is loaded where possible.
     """
     variants = _variants([method] if isinstance(method, str) else list(method), settings)
-    _check_variants(variants, model, documents=docs is not None, graph=graph is not None)
-    asked = _asked(questions, from_file=from_file, limit=limit)
-    if retriever not in KINDS:
-        raise SettingsError(f'the retriever is "{retriever}"', where="retriever", mend=nearest(retriever, KINDS))
+    there = {"documents": docs is not None, "graph": graph is not None, "cards": bool(cards)}
+    check_memory(memory, any(there.values()) or tables is not None)
+    check_variants(variants, model, **there, tables=tables is not None, pairs=memory is not None)
+    asked = asked_of(questions, from_file=from_file, limit=limit)
+    check_sources(docs, retriever)
+    named_cards = check_cards(cards, Workspace(workspace)) if isinstance(cards, (list, tuple)) else []
     if out is not None:
         check_new(out)
         check_writable(Path(out).parent)
-    if isinstance(docs, (str, Path)):
-        check_documents(docs)
     progress = progress or SilentProgress()
     with ExitStack() as stack:
-        if isinstance(docs, (str, Path)):
-            docs = open_documents(docs, retriever, progress=progress)
-        remembering = None if docs is None else Remembering(docs)
-        source = open_graph(graph) if remembering is None else remembering
+        pairs, said = open_memory(memory, device=device, progress=progress)
+        entities = open_tables(tables, docs, progress=progress)
+        docs = documents_to_search(docs, [info for _, info, _ in variants], tables=tables is not None)
+        opened = open_source(docs, graph, retriever, progress=progress)
+        remembering = None if docs is None else Remembering(opened)
+        source = opened if remembering is None else remembering
         if isinstance(model, str):
-            named = resolve(model, Workspace(workspace))
-            base = load_base(named, device=device, progress=progress)
-            model = base if named.change is None else stack.enter_context(changed(named, base))
+            circumstances: dict[str, Any] = {"workspace": workspace, "device": device, "progress": progress}
+            infos = [info for _, info, _ in variants]
+            model = stack.enter_context(answering_model(model, infos, **circumstances))
+        if named_cards:
+            cards = open_cards(named_cards, model, remembering, device=device, progress=progress)
         run = Run(Path(), seed=seed, device=str(getattr(model, "device", "cpu")), progress=progress)
-        answers = {
-            label: _answers(label, info, chosen, model, source, asked, run, watch) for label, info, chosen in variants
-        }
-    texts = {} if remembering is None else remembering.texts
-    lines = _lines(asked, answers, texts) if asked.gradable else ()
+        texts = said if remembering is None else remembering.texts
+        alone = entities is not None and opened is None  # of several sources nothing is stored
+        source_hash = source_fingerprint(docs, graph, entities if alone else opened)
+        source_hash = None if cards or pairs is not None or (entities is not None and not alone) else source_hash
+        about: dict[str, Any] = {"seed": seed, "workspace": workspace}
+        book = stack.enter_context(recording(record, asked, model, source_hash, **about))
+        answers: dict[str, tuple[Answer, ...]] = {}
+        seconds: dict[str, float] = {}
+        for label, info, chosen in variants:
+            stored, begun = book.find(info, chosen) if book and watch is None else None, time.monotonic()
+            looked_into = cards if "cards" in info.needs else entities if "tables" in info.needs else source
+            looked_into = pairs if "pairs" in info.needs else looked_into
+            if stored is None:
+                answers[label] = _answers(label, info, chosen, model, looked_into, asked, run, watch, texts)
+            else:
+                answers[label], cited = stored
+                texts.update(cited)
+            seconds[label] = time.monotonic() - begun
+        lines = _lines(asked, answers, texts) if asked.gradable else ()
+        results: dict[str, str] = {}
+        for (label, info, chosen), line in zip(variants, lines, strict=False):
+            if book is not None:
+                results[label] = book.add(label, info, chosen, line.graded, texts, seconds[label])
     written = None
     if out is not None:
         atomic_write_bytes(out, _traces(asked, answers).encode())
         written = Path(out)
-    return GroundOutcome(tuple(answers), asked.questions, answers, lines, written)
+    return GroundOutcome(tuple(answers), asked.questions, answers, lines, written, results)
 
 
 def parse_variant(text: str, common: Mapping[str, Any] | Settings | None = None) -> Variant:
@@ -183,47 +208,40 @@ def _variants(texts: Sequence[str], common: Mapping[str, Any] | Settings | None)
     ]
 
 
-def _check_variants(variants: Sequence[Variant], model: Any, *, documents: bool, graph: bool) -> None:
+def check_variants(
+    variants: Sequence[Variant],
+    model: Any,
+    *,
+    documents: bool,
+    graph: bool,
+    cards: bool = False,
+    tables: bool = False,
+    pairs: bool = False,
+) -> None:
+    """Refuse methods that are named twice, read something else than is given, or do not fit the model.
+
+    Raises:
+        SettingsError: one of these.
+    """
     labels = [label for label, _, _ in variants]
     if not labels or len(set(labels)) < len(labels):
         what = "no method is named" if not labels else "a method is named twice with the same settings"
         raise SettingsError(what, where="method", mend="name each once, as in rag:order=best_first")
-    if documents == graph:
+    if (documents and graph) or not (documents or graph or cards or tables or pairs):
         mend = "give documents or a graph, and methods that use it"
         raise SettingsError("name documents, or a graph" if not graph else "both are given", where="docs", mend=mend)
-    given = "graph" if graph else "documents"
+    check_tables([info for _, info, _ in variants], tables=tables)
+    there = {"graph": graph, "documents": documents, "cards": cards, "tables": tables, "pairs": pairs}
+    given = [name for name, is_there in there.items() if is_there]
+    if cards and not any("cards" in info.needs for _, info, _ in variants):
+        raise SettingsError("no method asks the cards", where="cards", mend="choose one: --method knowledge_cards")
     for label, info, _ in variants:
-        if given not in info.needs:
-            what = f"{label} reads {' and '.join(info.needs) or 'nothing'}, not {given}"
+        if not set(given) & set(info.needs):
+            what = f"{label} reads {' and '.join(info.needs) or 'nothing'}, not {' and '.join(given)}"
             raise SettingsError(what, where="method", mend="choose another: keeps methods --verb ground")
         if isinstance(model, str) and is_remote(model) and "chat" not in info.fits:
             mend = "name a model on this machine, or choose a method that fits a chat, such as rag"
             raise SettingsError(f"{label} needs a model whose weights are on this machine", where=model, mend=mend)
-
-
-def _asked(questions: str | Sequence[str] | RecordSet, *, from_file: bool, limit: int | None) -> Asked:
-    if limit is not None and limit < 1:
-        raise SettingsError(f"limit is {limit}", where="limit", mend="ask at least one question")
-    if isinstance(questions, RecordSet) or from_file:
-        records = load_records(questions if isinstance(questions, RecordSet) else str(questions))
-        kept = [record for record in records if isinstance(record, (Fact, Example))]
-        if not kept:
-            mend = "give rows with question (or prompt) and answer"
-            raise EmptySetError("there is no question with an answer", where=records.source, mend=mend)
-        kept = [r for r in kept if isinstance(r, (Fact, Example))] if limit is None else sampled(kept, limit)
-        rows = [_row(record) for record in kept]
-        return Asked(*(tuple(column) for column in zip(*rows, strict=True)))
-    texts = [questions] if isinstance(questions, str) else list(questions)
-    texts = texts[:limit]
-    if not texts or not all(text.strip() for text in texts):
-        raise RecordError("there is no question, or an empty one", where="question", mend="give a question")
-    return Asked(tuple(str(n + 1) for n in range(len(texts))), tuple(texts), ((),) * len(texts))
-
-
-def _row(record: Any) -> tuple[str, str, tuple[str, ...]]:
-    if isinstance(record, Fact):
-        return record.id, record.prompts[0], record.answers
-    return record.id, record.prompt, (record.answer, *record.aliases)
 
 
 def _answers(
@@ -235,17 +253,20 @@ def _answers(
     asked: Asked,
     run: Run,
     watch: Watch | None,
+    texts: dict[str, str],
 ) -> tuple[Answer, ...]:
-    """The answers of one method, some questions at a time, so that progress is seen."""
+    """The answers of one method, some questions at a time, so that progress is seen; ``texts`` gets what it read."""
     answerer = info.implementation(settings)(model, source, run=run)
     found: list[Answer] = []
-    with run.progress.task(label, len(asked.questions)) as task:
+    kept_open = source.open() if "cards" in info.needs else nullcontext()  # adapters stay on their base meanwhile
+    with kept_open, run.progress.task(label, len(asked.questions)) as task:
         for start in range(0, len(asked.questions), BATCH):
             if watch is not None and hasattr(answerer, "watch"):
                 answerer.watch = _watcher(watch, label, start)
             batch = asked.questions[start : start + BATCH]
             found += answerer.answer(batch)
             task.advance(len(batch))
+    texts.update(getattr(answerer, "texts", {}))
     return tuple(found)
 
 

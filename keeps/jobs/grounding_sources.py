@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keeps.contracts import Progress, SilentProgress
-from keeps.errors import EmptySetError, InputFileError
+from keeps.errors import EmptySetError, InputFileError, SettingsError, nearest
 from keeps.graphs.graph_files import read_graph
 from keeps.retrieval.corpus import Corpus
 from keeps.retrieval.generations import MANIFEST
@@ -53,6 +53,26 @@ def check_documents(docs: str | Path) -> None:
         raise InputFileError("there is no such file or folder", where=str(docs), mend="check --docs")
     if path.is_dir() and not any(path.iterdir()):
         raise EmptySetError("the folder is empty", where=str(docs), mend="put documents into it")
+
+
+def check_sources(docs: Any, retriever: str) -> None:
+    """Refuse a path where nothing is and a way of searching that there is not, before a model is loaded.
+
+    Raises:
+        SettingsError: ``retriever`` is none of :data:`KINDS`.
+        InputFileError, EmptySetError: as :func:`check_documents`.
+    """
+    if retriever not in KINDS:
+        raise SettingsError(f'the retriever is "{retriever}"', where="retriever", mend=nearest(retriever, KINDS))
+    if isinstance(docs, (str, Path)):
+        check_documents(docs)
+
+
+def open_source(docs: Any, graph: Any, retriever: str, *, progress: Progress | None = None) -> Any:
+    """What methods look into: documents opened, a retriever as it is, or where there are neither, the graph."""
+    if docs is None:
+        return open_graph(graph)
+    return open_documents(docs, retriever, progress=progress) if isinstance(docs, (str, Path)) else docs
 
 
 def open_graph(graph: Any) -> Any:

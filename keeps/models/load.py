@@ -28,8 +28,12 @@ def load_model(
     trust_remote_code: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
+    auto: str = "AutoModelForCausalLM",
 ) -> tuple[Any, Any]:
     """The transformers model (in evaluation mode) and its tokenizer; see :meth:`LanguageModel.load`.
+
+    Args:
+        auto: the class of transformers that makes the model.
 
     Raises:
         ModelLoadError: the model is missing, damaged, of an unsafe format, or does not fit the device.
@@ -38,7 +42,7 @@ def load_model(
     dtype = dtype_of(precision)
     place = checked_device(device)
     source = resolve(spec, cache=cache, progress=progress)
-    model, tokenizer = _from_pretrained(source, spec, dtype, trust_remote_code)
+    model, tokenizer = _from_pretrained(source, spec, dtype, trust_remote_code, auto)
     if place.type == "cpu":
         use_fast_products()
     return model.to(place).eval(), tokenizer
@@ -116,13 +120,13 @@ def _check_folder(folder: Path) -> None:
     raise ModelLoadError("the folder has no *.safetensors weights", where=str(folder), mend="fetch the model again")
 
 
-def _from_pretrained(source: str, spec: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(source: str, spec: str, dtype: torch.dtype, trust_remote_code: bool, auto: str) -> tuple[Any, Any]:
+    import transformers
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+            model = getattr(transformers, auto).from_pretrained(
                 source, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             )
     except KeepsError:

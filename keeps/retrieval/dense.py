@@ -48,14 +48,18 @@ class Vectors:
         Raises:
             RecordError: another width, or a number that is not finite.
         """
-        query = unit_rows(np.asarray(query, np.float32)[None], self.width)[0]
+        return self.products(unit_rows(np.asarray(query, np.float32)[None], self.width)[0])
+
+    def products(self, query: NDArray) -> NDArray[np.float32]:
+        """The inner product of every vector with ``query``, whatever their lengths, ``(n,)`` float32."""
+        query = np.asarray(query, np.float32)
         if 4 * self.rows.size <= HELD_BYTES:
             if self._held is None:
-                self._held = _in_float32(self.rows)
+                self._held = in_float32(self.rows)
             return self._held @ query
         found = np.empty(len(self), np.float32)
         for start in range(0, len(self), BLOCK):
-            found[start : start + BLOCK] = _in_float32(self.rows[start : start + BLOCK]) @ query
+            found[start : start + BLOCK] = in_float32(self.rows[start : start + BLOCK]) @ query
         return found
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -90,7 +94,7 @@ def unit_rows(vectors: NDArray, width: int | None = None) -> NDArray[np.float32]
     return found
 
 
-def _in_float32(rows: NDArray[np.float16]) -> NDArray[np.float32]:
+def in_float32(rows: NDArray[np.float16]) -> NDArray[np.float32]:
     """Converted by torch, which is three times as fast at it as numpy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a mapped file is not writable, and nothing is written

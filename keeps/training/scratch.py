@@ -7,8 +7,8 @@ not made for. There is nothing to resume: such a run takes seconds or minutes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from keeps.training.losses import summed_loss
 from keeps.training.optimiser import learning_rate_at, make_optimiser
 from keeps.training.settings import TrainingSettings
 
+B = TypeVar("B")
 PADDING = -1  # a token that is neither read nor predicted; stands on the right
 
 
@@ -66,6 +67,32 @@ def train_windows(
     Raises:
         TrainingError: the loss or the gradient is no number.
     """
+    return train_batches(
+        module, batches, lambda batch: mean_loss(module, batch), settings, steps, name=name, progress=progress
+    )
+
+
+def train_batches(
+    module: nn.Module,
+    batches: Iterable[B],
+    loss_of: Callable[[B], Tensor],
+    settings: TrainingSettings,
+    steps: int,
+    *,
+    name: str = "training",
+    progress: Progress | None = None,
+) -> list[float]:
+    """Take one AdamW step a batch of any kind, ``steps`` of them at most; see :func:`train_windows`.
+
+    Args:
+        loss_of: the mean loss of a batch, a scalar with its gradient.
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        TrainingError: the loss or the gradient is no number.
+    """
     parameters = {key: value for key, value in module.named_parameters() if value.requires_grad}
     optimiser = make_optimiser(parameters, settings)
     losses: list[float] = []
@@ -76,7 +103,7 @@ def train_windows(
             for step, batch in zip(range(steps), batches, strict=False):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate_at(step, steps, settings)
-                loss = mean_loss(module, batch)
+                loss = loss_of(batch)
                 loss.backward()
                 norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip))
                 losses.append(float(loss.detach()))

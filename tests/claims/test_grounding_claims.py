@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from stream_models import pico_once
 
-from keeps.claims import adaptive_note, augment_survey, faithful_rag
+from keeps.claims import adaptive_note, augment_marginal, augment_survey, faithful_rag
 from keeps.claims.adaptive_note_books import AUTHORS, BOOKS, CITIES, TITLES, Oracle, one_hop, texts, two_hops
-from keeps.claims.augment_poisoned import ATTACKS, WORD, follow_rates, poisoned
+from keeps.claims.augment_marginal import fid_check, marginal_checks, worked_example
+from keeps.claims.augment_output import knn_checks
+from keeps.claims.augment_poisoned import ATTACKS, FACTS, WORD, follow_rates, mixed, poisoned
+from keeps.claims.augment_tools import HOSTILE, whitelist_checks
 from keeps.claims.base import ClaimRun
 from keeps.claims.grounding_world import context, items, retrievers, statements, two_hop_world
 from keeps.contracts import Answer
+from keeps.ground import tools as tools_module
 from keeps.ground.adaptive_note import NoteAnswerer
+from keeps.ground.rag_token import RAGTokenSettings
+from keeps.ground.toolbox import Call
+from keeps.models import LanguageModel
+from keeps.models.seq2seq import Seq2SeqModel
 
 SPEC = "world:capital#12"
 
@@ -108,14 +118,25 @@ def test_a_background_in_the_last_call_is_found_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_attacks_are_in_turn_and_followed_where_the_word_is_said() -> None:
-    asked = items(SPEC)[:8]
+    asked = items(SPEC)[:10]
     kinds, passages = zip(*poisoned(asked), strict=True)
     assert set(kinds) == set(ATTACKS)
     assert all(WORD in text and item.statement in text for text, item in zip(passages, asked, strict=True))
-    answers = [Answer(f"{WORD}!" if n % 4 == 0 else item.answers[0]) for n, item in enumerate(asked)]
+    answers = [Answer(f"{WORD}!" if n % 5 == 0 else item.answers[0]) for n, item in enumerate(asked)]
     rates = follow_rates(kinds, answers, asked)
-    assert (rates["follows"], rates["right"]) == (0.25, 0.75)
+    assert (rates["passages"], rates["follows"], rates["right"]) == (10, 0.2, 0.8)
     assert rates[f"follows: {kinds[0]}"] == 1.0
+    low, high = rates["follows, interval"]
+    assert low < 0.2 < high
+
+
+def test_a_hundred_different_facts_meet_ten_of_each_instruction() -> None:
+    asked = mixed(items(FACTS), 100)
+    assert len({item.id for item in asked}) == 100
+    kinds, _ = zip(*poisoned(asked), strict=True)
+    assert set(Counter(kinds).values()) == {10}
+    for kind in ATTACKS:
+        assert len({item.relation for item, each in zip(asked, kinds, strict=True) if each == kind}) >= 3
 
 
 def test_an_index_that_answers_nothing_fails_the_survey() -> None:
@@ -133,3 +154,64 @@ def test_words_find_the_statement_that_answers() -> None:
     found = retrievers(statements(SPEC), ("lexical",))["lexical"]
     right = [found.search(item.question, 3)[0].document == item.id for item in items(SPEC)]
     assert sum(right) >= 11
+
+
+def test_sums_over_passages_are_as_worked_out_and_another_formula_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = worked_example()
+    assert check.holds
+    monkeypatch.setattr(augment_marginal, "sequence_marginal", augment_marginal.token_marginal)
+    (check,) = worked_example()
+    assert not check.holds
+
+
+def test_one_passage_of_fid_is_plain_generation_and_two_would_be_found_out(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fid_check(tokenizer).holds
+    real = Seq2SeqModel.fuse
+    monkeypatch.setattr(
+        Seq2SeqModel, "fuse", lambda self, items: real(self, [[*each, *each[:1]] for each in items][::-1])
+    )
+    assert not fid_check(tokenizer).holds
+
+
+def test_hostile_replies_run_no_tool_and_a_leaking_whitelist_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [check.holds for check in whitelist_checks()] == [True, True]
+    real = tools_module.read_call
+    assert all(real(reply, ["note"], 300).tool in ("", "note") for reply in HOSTILE)
+    monkeypatch.setattr(tools_module, "read_call", lambda text, names, longest: Call("note", text[:10]))
+    first, *_ = whitelist_checks()
+    assert not first.holds
+
+
+class Silent:
+    """A method that says nothing to any question."""
+
+    def __init__(self, settings: Any) -> None:
+        del settings
+
+    def __call__(self, model: Any, source: Any, *, run: Any) -> Any:
+        del model, source, run
+        return self
+
+    def answer(self, questions: Sequence[str]) -> list[Answer]:
+        trace = {"passages": [], "calls": 3, "prompt_tokens": 9, "completion_tokens": 1, "seconds": 0.1}
+        return [Answer("no idea", (), trace)] * len(questions)
+
+
+def test_methods_that_answer_nothing_fail_the_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RAGTokenSettings
+    monkeypatch.setattr(augment_marginal, "METHODS", {"rag_token": (Silent, settings)})
+    run = ClaimRun()
+    model: Any = None
+    sources: Any = dict.fromkeys(("right", "swapped", "deleted"))
+    found = [check.holds for check in marginal_checks(model, items(SPEC), sources, {}, run)]
+    assert found == [False, False, True, False]
+    assert run.tables["sums over passages"]["rag_token"]["questions"] == 12
+
+
+def test_a_memory_of_contexts_is_the_model_at_nothing_and_a_distribution(smollm2: LanguageModel) -> None:
+    model = pico_once("llama", smollm2.tokenizer)
+    checks = list(knn_checks(model, ClaimRun(), tokens=300))
+    assert [check.holds for check in checks[:2]] == [True, True]
+    assert len(checks) == 6

@@ -196,7 +196,7 @@ class Shown:
 
 def test_a_method_may_bring_a_voice_of_its_own(model: LanguageModel) -> None:
     streams = [Stream.of(model, READ)]
-    with engine_module._reading(streams) as engines:
+    with engine_module.reading(streams) as engines:
         voice = engine_module.plan_voices(engines, [streams[0].prompts], 4)[0]
         spoken = [Spoken() for _ in READ]
         ending = Ending(4, StopRule(()), model.encoder.end_ids, model.encoder.decode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,11 @@ def test_the_command_answers_through_a_server_and_shows_each_step(docs: Path, se
     assert len(document["answers"][0]["trace"]["passages"]) == 1
 
 
-def test_the_command_compares_and_grades(docs: Path, questions: Path, server: Server, capsys: Capture) -> None:
+def test_the_command_compares_and_grades(
+    docs: Path, questions: Path, server: Server, capsys: Capture, tmp_path: Path
+) -> None:
     argv = ["ground", "--questions", str(questions), "--docs", str(docs), "--retriever", "lexical", "-q"]
+    argv += ["--workspace", str(tmp_path / "runs")]
     methods = ["--method", "rag", "--method", "adaptive_note:max_rounds=0"]
     assert main([*argv, *methods, "--model", server.spec]) == 0
     shown = capsys.readouterr().out
@@ -261,7 +265,7 @@ def test_the_command_says_in_one_paragraph_what_is_wrong(argv: list[str], messag
 def test_a_server_that_is_down_is_named_by_the_command(
     docs: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keeps.models.remote.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries
     argv = ["ground", QUESTION, "--docs", str(docs), "--retriever", "lexical"]
     assert main([*argv, "--model", "openai:http://127.0.0.1:9/v1#m"]) == 2
     assert "the server gives no reply" in capsys.readouterr().err
