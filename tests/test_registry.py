@@ -73,7 +73,7 @@ def test_every_method_of_the_verb_adapt_says_its_forms(name: str) -> None:
     assert set(forms) <= set(FORMS)
 
 
-OF_OTHER_VERBS = ("memory", "twin", "skillpack")
+OF_OTHER_VERBS = ("memory", "twin", "skillpack", "emr", "factored")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class QA:
         RecordError: question or answer is empty, or longer than 2,000 characters.
 
     >>> QA("What is the capital of Norway?", "Oslo").id
-    'qa-47e2cf2c0c0c'
+    'qa-fcc03e00253d'
     """
 
     question: str

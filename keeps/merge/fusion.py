@@ -116,7 +116,7 @@ _ADAPTIVE = {"feedback": 0.5, "threshold": 0.15, "selector_rate": 1e-3}
     paper="arXiv:2505.23844",
     summary="One model trained towards several of any family and tokenizer, each weighed by how sure it is of a text.",
     card="fusion_x",
-    needs=("learn",),
+    needs=("texts",),
     forms=("merged",),
 )
 class Fusion:
