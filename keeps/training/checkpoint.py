@@ -128,7 +128,7 @@ class CheckpointStore:
     def _remove_but(self, path: Path, *, newer: bool) -> None:
         for other in self.folder.iterdir():
             stale = other.suffix == ".safetensors" and other != path and (newer or other.name < path.name)
-            if stale or other.name.endswith(PARTIAL):
+            if stale or other.name.endswith(PARTIAL) or other.name.startswith(".tmp"):  # safetensors' own, if killed
                 other.unlink(missing_ok=True)
 
     @staticmethod

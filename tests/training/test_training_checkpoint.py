@@ -38,6 +38,7 @@ def test_position_and_tensors_come_back_exactly(tmp_path: Path) -> None:
 def test_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "job")
     (tmp_path / ".step-00000009.safetensors.1-2.partial").write_bytes(b"half")
+    (tmp_path / ".tmpA1b2C3").write_bytes(b"half")  # as safetensors calls what it writes
     for step in (1, 2, 12):
         store.save({"value/w": torch.zeros(2)}, Position(step=step))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000012.safetensors"]
