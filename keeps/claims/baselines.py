@@ -18,6 +18,7 @@ from typing import Any
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.job import ENOUGH, KeepingJob, Outcome, Variants, ends, facts_to_teach, kept_check
 from keeps.models.language_model import LanguageModel
+from keeps.numerics.fronts import undominated
 from keeps.numerics.statistics import mean_interval
 
 SEEDS = (0, 1, 2)
@@ -91,15 +92,11 @@ def report(job: KeepingJob, rates: Mapping[str, float]) -> dict[str, list[Outcom
 
 def front(found: Mapping[str, Sequence[Outcome]]) -> list[str]:
     """The variants that no other one beats in both what is learned and what is kept, in the mean over seeds."""
-    points = {
-        name: (mean_interval([o.learned for o in side]).value, mean_interval([o.kept for o in side]).value)
-        for name, side in found.items()
-    }
-
-    def beaten(point: tuple[float, float]) -> bool:
-        return any(o != point and o[0] >= point[0] and o[1] >= point[1] for o in points.values())
-
-    return [name for name, point in points.items() if not beaten(point)]
+    points = [
+        (mean_interval([o.learned for o in side]).value, mean_interval([o.kept for o in side]).value)
+        for side in found.values()
+    ]
+    return [name for name, best in zip(found, undominated(points), strict=True) if best]
 
 
 def learned_check(found: Mapping[str, Sequence[Outcome]]) -> Check:

@@ -13,6 +13,7 @@ from keeps.errors import LedgerError
 from keeps.ledger.difference import diff_results
 from keeps.ledger.lines import KnowledgeDiff, plain
 from keeps.ledger.records import RunRecord
+from keeps.numerics.fronts import undominated
 from keeps.numerics.statistics import Estimate, mean_interval, wilson
 
 if TYPE_CHECKING:
@@ -173,10 +174,8 @@ def compare_stored(ledger: Ledger, run_ids: Sequence[str]) -> tuple[Comparison, 
 def pareto_front(points: Sequence[tuple[Estimate | None, Estimate | None]]) -> list[bool]:
     """Which points no other point dominates: at least as far on both axes, and farther on one."""
     pairs = [(x.value, y.value) if x and y else None for x, y in points]
-    return [
-        pair is not None and not any(p and p != pair and p[0] >= pair[0] and p[1] >= pair[1] for p in pairs)
-        for pair in pairs
-    ]
+    best = iter(undominated([pair for pair in pairs if pair]))
+    return [pair is not None and next(best) for pair in pairs]
 
 
 def _row(part: Sequence[ComparedRun], label: str) -> MethodRow:

@@ -8,14 +8,13 @@ emr.json                the tasks in order, and lambda_t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,9 +26,10 @@ from keeps.models.checkpoint_files import save_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
 from keeps.models.routed import Route, RoutedModel, Router
+from keeps.models.settings_files import read_settings, write_settings
 from keeps.models.task_router import ROUTER_FILE, StoredRouter, read_router
 from keeps.numerics.emr import unpacked_mask
-from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors, save_tensors
+from keeps.weights.files import atomic_folder, load_tensors, save_tensors
 
 UNIFIED_FILE, CONFIG_FILE = "unified.safetensors", "emr.json"
 FORMAT = 1  # raise it when an older reader would misread a newer file
@@ -69,8 +69,7 @@ def write_emr(
     save_tensors(folder / UNIFIED_FILE, together, {"format": "pt"})
     for name, mask in zip(config.tasks, masks, strict=True):
         save_tensors(folder / mask_file(name), mask, {"format": "pt"})
-    text = json.dumps({**asdict(config), "format": FORMAT}, indent=2, sort_keys=True) + "\n"
-    atomic_write_bytes(folder / CONFIG_FILE, text.encode())
+    write_settings(folder / CONFIG_FILE, asdict(config), number=FORMAT)
 
 
 def read_config(folder: Path) -> EMRConfig:
@@ -80,18 +79,13 @@ def read_config(folder: Path) -> EMRConfig:
         StorageError: the file is missing, damaged, or of another version.
     """
     path = folder / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            what = f"{path.name} is of another format than {FORMAT}"
-            raise StorageError(what, where=str(path), mend="use the version of keeps that wrote it")
-        tasks = tuple(str(name) for name in values["tasks"])
-        config = EMRConfig(tasks, tuple(float(value) for value in values["rescalers"]))
-    except FileNotFoundError:
-        raise StorageError(f"there is no {path.name}", where=str(folder), mend=MEND) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StorageError(f"{path.name} cannot be read ({error})", where=str(path), mend=MEND) from None
-    if not tasks or len(config.rescalers) != len(tasks) or not all(map(math.isfinite, config.rescalers)):
+
+    def made(values: Mapping[str, Any]) -> EMRConfig:
+        return EMRConfig(tuple(map(str, values["tasks"])), tuple(map(float, values["rescalers"])))
+
+    config = read_settings(path, made, number=FORMAT, mend=MEND)
+    counted = 0 < len(config.tasks) == len(config.rescalers)
+    if not counted or not all(map(math.isfinite, config.rescalers)):
         raise StorageError(f"{path.name} is not that of such a merge", where=str(path), mend=MEND)
     return config
 

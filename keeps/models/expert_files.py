@@ -22,7 +22,8 @@ from keeps.models.changes import ChangedModel, StoredChange, check_base, copy_fi
 from keeps.models.experts import ExpertsConfig, WrappedExperts, put_experts
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits
-from keeps.weights.files import atomic_write_bytes, load_tensors, save_tensors
+from keeps.models.settings_files import load_by_layer, write_settings
+from keeps.weights.files import save_tensors
 
 EXPERTS_FILE = "experts.safetensors"
 CONFIG_FILE = "experts_config.json"
@@ -37,8 +38,8 @@ def write_experts(folder: Path, wrapped: WrappedExperts, *, base: str) -> None:
     Raises:
         StorageError: the disk is full or the folder is not writable.
     """
-    values = {**asdict(wrapped.config), "format": FORMAT, "base_model_name_or_path": base}
-    atomic_write_bytes(folder / CONFIG_FILE, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    values = {**asdict(wrapped.config), "base_model_name_or_path": base}
+    write_settings(folder / CONFIG_FILE, values, number=FORMAT)
     save_tensors(folder / EXPERTS_FILE, wrapped.tensors(), {"format": "pt"})
 
 
@@ -49,10 +50,7 @@ def read_experts(folder: Path) -> tuple[ExpertsConfig, dict[str, dict[str, Tenso
         StorageError: a file is missing, damaged, of another version, or lacks a tensor.
     """
     config = _read_config(folder / CONFIG_FILE)
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_tensors(folder / EXPERTS_FILE).items():
-        name, _, part = key.rpartition(".")
-        layers.setdefault(name, {})[part] = tensor
+    layers = load_by_layer(folder / EXPERTS_FILE)
     for name, parts in layers.items():
         if set(parts) != set(PARTS):
             what = f"layer {name} has the tensors {', '.join(sorted(parts))} and needs {', '.join(PARTS)}"

@@ -7,7 +7,6 @@ of the pieces. Where they were not the pieces are the base's own numbers, and th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,8 @@ from keeps.models.factored_layers import FactorConfig, FactoredFeedForward, Wrap
 from keeps.models.factored_model import FactoredModel
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits
-from keeps.weights.files import atomic_write_bytes, load_tensors, save_tensors
+from keeps.models.settings_files import load_by_layer, read_settings, write_settings
+from keeps.weights.files import save_tensors
 
 FACTORED_FILE, CONFIG_FILE = "factored.safetensors", "factored.json"
 ROUTER = ("router", "router_bias")
@@ -45,8 +45,7 @@ def write_factored(folder: Path, wrapped: WrappedFactored) -> None:
         if layer.order is not None:
             tensors[f"{name}.order"] = layer.order.int()
     save_tensors(folder / FACTORED_FILE, tensors, {"format": "pt"})
-    values = {**asdict(wrapped.config), "format": FORMAT}
-    atomic_write_bytes(folder / CONFIG_FILE, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    write_settings(folder / CONFIG_FILE, asdict(wrapped.config), number=FORMAT)
 
 
 def read_factored(folder: Path) -> tuple[FactorConfig, dict[str, dict[str, Tensor]]]:
@@ -55,11 +54,8 @@ def read_factored(folder: Path) -> tuple[FactorConfig, dict[str, dict[str, Tenso
     Raises:
         StorageError: a file is missing, damaged, of another version, or lacks a tensor.
     """
-    config = _read_config(folder / CONFIG_FILE)
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_tensors(folder / FACTORED_FILE).items():
-        name, _, part = key.rpartition(".")
-        layers.setdefault(name, {})[part] = tensor
+    config = read_settings(folder / CONFIG_FILE, lambda values: FactorConfig(**values), number=FORMAT, mend=MEND)
+    layers = load_by_layer(folder / FACTORED_FILE)
     own = {("up" in parts, "down" in parts) for parts in layers.values()}
     whole = all(set(ROUTER) <= parts.keys() for parts in layers.values())
     if not whole or own not in ({(True, True)}, {(False, False)}):
@@ -185,16 +181,3 @@ def _check_orders(orders: Mapping[str, Tensor | None], folder: Path) -> None:
 def _unfit(what: str, folder: Path) -> StorageError:
     mend = f"load the base that change.json names, or {MEND}"
     return StorageError(f"the pieces do not fit the model ({what})", where=str(folder), mend=mend)
-
-
-def _read_config(path: Path) -> FactorConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != FORMAT:
-            what = f"{path.name} is of another format than {FORMAT}"
-            raise StorageError(what, where=str(path), mend="use the version of keeps that wrote it")
-        return FactorConfig(**values)
-    except FileNotFoundError:
-        raise StorageError(f"there is no {path.name}", where=str(path.parent), mend=MEND) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SettingsError) as error:
-        raise StorageError(f"{path.name} cannot be read ({error})", where=str(path), mend=MEND) from None

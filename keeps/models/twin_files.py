@@ -8,7 +8,6 @@ twin.json               the tasks in order, and how weights are used
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,11 +24,12 @@ from keeps.models.changes import StoredChange, check_base, copy_files
 from keeps.models.checkpoint_files import load_checkpoint, save_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
+from keeps.models.settings_files import read_settings, write_settings
 from keeps.models.task_router import ROUTER_FILE, read_router
 from keeps.models.twin_layers import Part, Twin, wrap_twin
 from keeps.models.twin_model import TwinModel
 from keeps.numerics.twin import LowRank
-from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors, save_tensors
+from keeps.weights.files import atomic_folder, load_tensors, save_tensors
 
 SHARED_FILE, CONFIG_FILE = "shared.safetensors", "twin.json"
 FORMAT = 1  # raise it when an older reader would misread a newer file
@@ -73,8 +73,7 @@ def write_twin(
             else:
                 tensors[parameter] = part
         save_tensors(folder / task_file(name), tensors, {"format": "pt"})
-    text = json.dumps({**asdict(config), "format": FORMAT}, indent=2, sort_keys=True) + "\n"
-    atomic_write_bytes(folder / CONFIG_FILE, text.encode())
+    write_settings(folder / CONFIG_FILE, asdict(config), number=FORMAT)
 
 
 def read_config(folder: Path) -> TwinConfig:
@@ -84,16 +83,11 @@ def read_config(folder: Path) -> TwinConfig:
         StorageError: the file is missing, damaged, or of another version.
     """
     path = folder / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != FORMAT:
-            what = f"{path.name} is of another format than {FORMAT}"
-            raise StorageError(what, where=str(path), mend="use the version of keeps that wrote it")
-        config = TwinConfig(**{**values, "tasks": tuple(str(name) for name in values["tasks"])})
-    except FileNotFoundError:
-        raise StorageError(f"there is no {path.name}", where=str(folder), mend=MEND) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StorageError(f"{path.name} cannot be read ({error})", where=str(path), mend=MEND) from None
+
+    def made(values: Mapping[str, Any]) -> TwinConfig:
+        return TwinConfig(**{**values, "tasks": tuple(map(str, values["tasks"]))})
+
+    config = read_settings(path, made, number=FORMAT, mend=MEND)
     if not config.tasks or config.routing not in ("soft", "top") or not isinstance(config.resolution, int):
         raise StorageError(f"{path.name} is not that of a twin", where=str(path), mend=MEND)
     return config

@@ -18,9 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ZERO_SIGNS = ("none", "minus")
-RESCALINGS = ("elements", "tensors")
-
 
 def unified(taus: Sequence[Tensor], *, zero_sign: str = "none") -> Tensor:
     """tau_uni, float32 in the shape of the ``taus``.

@@ -24,7 +24,7 @@ from keeps.serve.generations import Generation, Piece
 from keeps.serve.limits import Limits
 from keeps.serve.refusals import RefusedError, refusal
 from keeps.serve.replies import END, ChatForm, CompletionForm, Form, event
-from keeps.serve.requests import chat_request, completion_request
+from keeps.serve.requests import Generating, chat_request, completion_request
 
 LOG = logging.getLogger("keeps.serve")
 GONE = 499  # nobody reads it: the client has hung up
@@ -83,36 +83,34 @@ class Served:
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
-        asked = chat_request(await self._body(request), self.limits.max_tokens)
-        self._check_name(asked.generating.model)
-        form = ChatForm(self.name, self.backend.token_text, asked.generating.top)
-        most, wanted = self.limits.max_tokens, asked.generating
-        return await self._reply(
-            request, form, lambda: self.backend.chat(asked, most), stream=wanted.stream, usage=wanted.usage
-        )
+        most = self.limits.max_tokens
+        asked = chat_request(await self._body(request), most)
+        return await self._reply(request, ChatForm, asked.generating, lambda: self.backend.chat(asked, most))
 
     async def completions(self, request: Request) -> Response:
         """``POST /v1/completions``."""
-        asked = completion_request(await self._body(request), self.limits.max_tokens)
-        self._check_name(asked.generating.model)
-        form = CompletionForm(self.name, self.backend.token_text, asked.generating.top)
-        most, wanted = self.limits.max_tokens, asked.generating
-        return await self._reply(
-            request, form, lambda: self.backend.complete(asked, most), stream=wanted.stream, usage=wanted.usage
-        )
+        most = self.limits.max_tokens
+        asked = completion_request(await self._body(request), most)
+        return await self._reply(request, CompletionForm, asked.generating, lambda: self.backend.complete(asked, most))
 
     @property
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "keeps"}
 
     async def _reply(
-        self, request: Request, form: Form, begin: Callable[[], list[Generation]], *, stream: bool, usage: bool
+        self,
+        request: Request,
+        kind: Callable[[str, Callable[[int], str], int | None], Form],
+        wanted: Generating,
+        begin: Callable[[], list[Generation]],
     ) -> Response:
+        self._check_name(wanted.model)
+        form = kind(self.name, self.backend.token_text, wanted.top)
         seat = self.desk.seat()
         try:
             generations = await seat.run(begin)
-            if stream:
-                made = _EventStream(_events(request, seat, form, generations, usage=usage), seat)
+            if wanted.stream:
+                made = _EventStream(_events(request, seat, form, generations, usage=wanted.usage), seat)
                 seat = None  # the stream leaves it
                 return made
             said = [await _said(request, seat, generation) for generation in generations]

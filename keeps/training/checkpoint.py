@@ -17,7 +17,7 @@ from keeps.errors import StorageError
 from keeps.training.batches import TokenizedExample
 from keeps.training.settings import TrainingSettings
 from keeps.weights import fingerprint_tensors, load_metadata, load_tensors, save_tensors
-from keeps.weights.files import PARTIAL
+from keeps.weights.files import is_leftover
 
 FORMAT = 1  # raise it when an older loop would misread a newer checkpoint
 _FREE = ("checkpoint_every",)  # settings that may differ between a run and its continuation
@@ -128,7 +128,7 @@ class CheckpointStore:
     def _remove_but(self, path: Path, *, newer: bool) -> None:
         for other in self.folder.iterdir():
             stale = other.suffix == ".safetensors" and other != path and (newer or other.name < path.name)
-            if stale or other.name.endswith(PARTIAL) or other.name.startswith(".tmp"):  # safetensors' own, if killed
+            if stale or is_leftover(other):
                 other.unlink(missing_ok=True)
 
     @staticmethod

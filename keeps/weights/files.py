@@ -112,6 +112,11 @@ def folder_size(folder: Path | str) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is what a killed process was writing here: a temporary name of ours, or of safetensors."""
+    return path.name.endswith(PARTIAL) or path.name.startswith(".tmp")
+
+
 def save_tensors(
     path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from completion_server import Server
+from running_servers import running
 
 from keeps.cli.main import main
 from keeps.errors import SettingsError, StorageError
@@ -26,13 +26,8 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server("chat")  # says the same to everything: "the server said this"
-    thread = threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with running(Server("chat")) as started:  # says the same to everything: "the server said this"
+        yield started
 
 
 @pytest.fixture

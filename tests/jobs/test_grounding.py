@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from completion_server import Server
 from grounding_stubs import ScriptedChat, WordRetriever
 from pico_models import pico
+from running_servers import running
 
 from keeps.cli.main import main
 from keeps.contracts import Answer, SilentProgress
@@ -56,13 +56,8 @@ def questions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server("chat")
-    thread = threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with running(Server("chat")) as started:
+        yield started
 
 
 # --- documents ---------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from completion_server import SHOWN, Server, toy_best, toy_logprob, words
+from running_servers import running
 
 import keeps
 from keeps.contracts import Answerer
@@ -22,20 +23,8 @@ from keeps.probe.text import TextProbe
 @pytest.fixture
 def served(request: pytest.FixtureRequest) -> Iterator[Any]:
     """``served(mode, model=None)`` starts a server."""
-    running: list[tuple[Server, threading.Thread]] = []
-
-    def start(mode: str, model: LanguageModel | None = None) -> Server:
-        server = Server(mode, model)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with ExitStack() as opened:
+        yield lambda mode, model=None: opened.enter_context(running(Server(mode, model)))
 
 
 def connected(server: Server, **options: Any) -> RemoteModel:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from running_servers import running
 
 from keeps.errors import ModelLoadError, SettingsError
 from keeps.models import Message, RemoteChat
@@ -65,13 +65,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with running(Server()) as started:
+        yield started
 
 
 def remote(server: Server, **options: Any) -> RemoteChat:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from completion_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
+from running_servers import running
 from scipy.stats import chisquare
 
 from keeps.errors import RecordError, SettingsError
@@ -28,19 +26,6 @@ SEEDS = list(range(12))
 @pytest.fixture(scope="module")
 def tiny(tiny_llama_folder: Path) -> LanguageModel:
     return LanguageModel.load(tiny_llama_folder)
-
-
-@contextmanager
-def serving(mode: str) -> Iterator[Server]:
-    server = Server(mode)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=12), st.floats(0.05, 5), st.floats(0.01, 1))
@@ -146,7 +131,7 @@ def test_a_journal_remembers_samples_by_prompt_and_seed(tiny: LanguageModel, tmp
 
 @pytest.mark.parametrize("mode", ["text", "chat"])
 def test_a_server_is_told_temperature_nucleus_and_seed(mode: str) -> None:
-    with serving(mode) as server:
+    with running(Server(mode)) as server:
         model = remote_model(server.spec)
         texts = model.sample(["one two", "three"], [5, 6], temperature=0.7, top_p=0.9, max_new_tokens=4)
     assert len(texts) == 2
