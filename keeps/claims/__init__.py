@@ -27,20 +27,24 @@ def reproduce(
 
     Args:
         size: ``"default"`` for minutes on two CPU cores, ``"full"`` for a GPU.
-        data: folder with benchmark files, for claims that use them.
-        out: folder that gets the evidence as ``CARD.json``.
+        data: folder with benchmark files, for claims that have a form on published data.
+        out: folder that gets the evidence as ``CARD.json``, or as ``CARD_data.json`` where ``data`` is given.
 
     Raises:
         UnknownNameError: there is no such claim.
-        SettingsError: there is no such size.
+        SettingsError: there is no such size, or the claim has no form on published data.
         StorageError: ``out`` cannot be written.
     """
     from keeps.claims.base import ClaimRun, run_claim
     from keeps.contracts import SilentProgress
+    from keeps.errors import SettingsError
     from keeps.registry import find_claim
     from keeps.weights.files import atomic_write_bytes, check_writable
 
     claim = find_claim(card)
+    if data is not None and not claim.files:
+        what = f"the claim of {claim.card} has no form on published data"
+        raise SettingsError(what, where=f"data {data}", mend="leave it out: this claim makes its own data")
     run = ClaimRun(
         workspace=Path(workspace) if workspace else None,
         size=cast(Any, size),  # checked by ClaimRun
@@ -52,5 +56,5 @@ def reproduce(
         check_writable(out)  # before minutes are spent
     evidence = run_claim(claim, run)
     if out is not None:
-        atomic_write_bytes(Path(out) / f"{claim.card}.json", evidence.to_json().encode())
+        atomic_write_bytes(Path(out) / f"{claim.card}{'_data' if data else ''}.json", evidence.to_json().encode())
     return evidence

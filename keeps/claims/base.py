@@ -79,6 +79,8 @@ class Claim:
         minutes: expected on two CPU cores.
         experiment: yields the checks, in order; may be slow between them.
         aliases: further names that it answers to, such as each of two systems that one experiment shows.
+        files: benchmark files that the form on published data reads from the folder given; none where there is no
+            such form.
     """
 
     card: str
@@ -89,6 +91,7 @@ class Claim:
     minutes: int
     experiment: Callable[[ClaimRun], Iterable[Check]]
     aliases: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

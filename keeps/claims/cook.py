@@ -11,7 +11,6 @@ with the four-choice questions about the same races.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from keeps.adapt.lora import LoRA
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.cook_exactness import exactness
 from keeps.claims.cook_world import DOMAINS, Asked, world
+from keeps.claims.published import published_rows
 from keeps.contracts import Answer, Run
 from keeps.data.records import Passage, RecordSet
-from keeps.errors import InputFileError
 from keeps.ground.card_talks import Tools
 from keeps.ground.cards import CardHub, CardLabel, KnowledgeCard
 from keeps.ground.knowledge_cards import CardAnswerer, KnowledgeCardsSettings
@@ -43,6 +42,7 @@ GAIN = 0.40
 WORLD = 1  # seed of the facts reported; recipe and settings were chosen on those of seed 0
 TAKEN = "mines"  # the card that is taken away
 RACES, OPTIONS = 40, 4
+FILES = ("midtermqa/openbook.jsonl", "midtermqa/fourchoice.jsonl")
 Asks = Sequence[Asked]
 
 
@@ -157,34 +157,19 @@ def races(folder: Path, most: int = RACES) -> tuple[list[Asked], RecordSet]:
     """Races that both the open and the four-choice questions of MidtermQA are about: what is asked, what is told.
 
     Raises:
-        InputFileError: the files are not there, or not as published.
+        InputFileError: a file is not there, or not as published.
     """
-    found = sorted(folder.rglob("openbook.jsonl"))
-    if not found or not found[0].with_name("fourchoice.jsonl").exists():
-        mend = "name a folder with openbook.jsonl and fourchoice.jsonl of MidtermQA"
-        raise InputFileError("there is no MidtermQA", where=str(folder), mend=mend)
-    winners: dict[str, str] = {}
+    told, choices = (published_rows(folder, name, "question", "answer") for name in FILES)
+    winners = {str(row["question"]).strip(): str(row["answer"]).strip() for row in told}
     asked: list[Asked] = []
-    try:
-        for row in _rows(found[0]):
-            winners[row["question"].strip()] = row["answer"].strip()
-        for row in _rows(found[0].with_name("fourchoice.jsonl")):
-            question, _, listed = row["question"].partition("\n")
-            options = [part.strip() for part in re.split(r"\s*\b[A-D]\.\s", listed) if part.strip()]
-            if len(set(options)) == len(options) == OPTIONS and winners.get(question) in options:
-                asked.append(Asked("midterm", question, question, winners[question], tuple(options)))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        mend = "rows need question and answer"
-        raise InputFileError(
-            f"a file of MidtermQA is damaged ({error})", where=str(found[0].parent), mend=mend
-        ) from None
+    for row in choices:
+        question, _, listed = str(row["question"]).partition("\n")
+        options = [part.strip() for part in re.split(r"\s*\b[A-D]\.\s", listed) if part.strip()]
+        if len(set(options)) == len(options) == OPTIONS and winners.get(question) in options:
+            asked.append(Asked("midterm", question, question, winners[question], tuple(options)))
     asked = list({item.prompt: item for item in asked}.values())[:most]
-    told = [Passage(f"midterm/{n}", f"{item.prompt} {item.answer} won.") for n, item in enumerate(asked)]
-    return asked, RecordSet("claim:cook/midterm", tuple(told))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    passages = [Passage(f"midterm/{n}", f"{item.prompt} {item.answer} won.") for n, item in enumerate(asked)]
+    return asked, RecordSet("claim:cook/midterm", tuple(passages))
 
 
 # --- cards and answers -----------------------------------------------------------------------------
@@ -250,4 +235,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=9,
     experiment=experiment,
+    files=FILES,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keeps.claims.base import Check, Claim, ClaimRun
-from keeps.claims.eren_data import Job, counterfact_hard_job, world_job
+from keeps.claims.eren_data import FILE, Job, counterfact_hard_job, world_job
 from keeps.claims.eren_people import statements, two_note_questions
 from keeps.edit.eren import ERENRouter, ERENSettings, Gate, find_gate
 from keeps.models.encoder import SentenceEncoder
@@ -178,4 +178,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=10,
     experiment=experiment,
+    files=(FILE,),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keeps.claims.published import published_rows
 from keeps.data.edit_facts import edits_from_facts
 from keeps.data.edits import Edit, EditPrompt
 from keeps.data.records import Fact
@@ -20,7 +20,7 @@ EDITS = 50  # corrected at once and reported; as many others are calibrated on
 CALIBRATED_ON = "world:capital#25,world:currency#25"
 REPORTED = "world:capital,world:currency"
 WORDINGS, NEIGHBOURS = 2, 2  # questions an edit: in scope, and of each kind out of it
-FILE = "counterfact_hard.jsonl"
+FILE = "eren/counterfact_hard.jsonl"
 KINDS: Mapping[str, str] = {"same_relation": "neighbour", "same_subject": "same-subject"}
 
 
@@ -62,20 +62,16 @@ def counterfact_hard_job(data: Path) -> Job:
     Raises:
         InputFileError: the folder lacks the file, or it has too few such rows.
     """
-    path = next((p for p in (data / "eren" / FILE, data / FILE) if p.is_file()), None)
-    if path is None:
-        raise InputFileError(f"there is no {FILE}", where=str(data), mend="name the folder that holds eren/" + FILE)
-    rows = list(_rows(path))[: 2 * EDITS]
+    rows = list(_edits(published_rows(data, FILE, "id", "edit_statement", "edit_scope", "unrelated")))[: 2 * EDITS]
     if len(rows) < 2 * EDITS:
         mend = f"give {2 * EDITS} edits with questions of both kinds"
-        raise InputFileError(f"there are {len(rows)} edits with negatives of both kinds", where=str(path), mend=mend)
+        raise InputFileError(f"there are {len(rows)} edits with negatives of both kinds", where=str(data), mend=mend)
     edits, notes = [edit for edit, _ in rows], [note for _, note in rows]
     return _job("CounterFact-Hard", edits[:EDITS], notes[:EDITS], edits[EDITS:], notes[EDITS:], _contains)
 
 
-def _rows(path: Path) -> Iterator[tuple[Edit, Note]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row: dict[str, Any] = json.loads(line)
+def _edits(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Edit, Note]]:
+    for row in rows:
         asked, unrelated = row["edit_scope"], row["unrelated"]
         kinds = {"same_relation": unrelated["neighbor_subj"], "same_subject": unrelated["same_subj"]}
         if not asked or not all(kinds.values()):

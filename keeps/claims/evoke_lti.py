@@ -18,6 +18,7 @@ from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.evoke_exactness import objective_checks, score_checks
+from keeps.claims.published import published_file
 from keeps.contracts import Row, Run
 from keeps.data.edit_facts import edits_from_facts
 from keeps.data.edits import Edit, read_edits
@@ -33,6 +34,7 @@ from keeps.probe.editing import EditingProbe
 from keeps.probe.editing_measures import OVERFIT, RECALL, overfit_items
 
 COUNT = 20
+FILES = ("counterfact/counterfact_full.jsonl",)
 SHARED: Mapping[str, Any] = {"steps": 20, "short_prefixes": 2, "long_prefixes": 3}
 PHENOMENON = ("relation specificity", "prefix distraction")  # the tasks in which check 2 looks for it
 Asked = dict[str, list[Row]]  # edit -> its rows
@@ -52,7 +54,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
 def chosen_edits(data: Path | None, count: int = COUNT) -> list[Edit]:
     """Edits of known facts, half about cities and half about capitals; or of CounterFact."""
     if data is not None:
-        return list(read_edits(data / "counterfact" / "counterfact_full.jsonl", limit=count))
+        return list(read_edits(published_file(data, FILES[0]), limit=count))
     pool = [fact for fact in load_records("world") if isinstance(fact, Fact)]
     found: list[Edit] = []
     for relation, share in (("country_of_city", count - count // 2), ("capital", count // 2)):
@@ -185,5 +187,6 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=10,
     experiment=experiment,
+    files=FILES,
     aliases=("evoke", "lti"),
 )

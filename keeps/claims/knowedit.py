@@ -17,12 +17,13 @@ from typing import Any
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.knowedit_exactness import exact_checks
 from keeps.claims.knowedit_sequence import after_sequence, fluency_checks, grace_checks, neutral_texts, text_logits
+from keeps.claims.published import published_file
 from keeps.contracts import Row, Run
 from keeps.data.edit_facts import edits_from_facts
 from keeps.data.edits import Edit, read_edits
 from keeps.data.records import Fact
 from keeps.data.select import load_records
-from keeps.errors import EmptySetError, KeepsError
+from keeps.errors import KeepsError
 from keeps.jobs.editing_singly import edit_singly
 from keeps.models.language_model import LanguageModel
 from keeps.probe.base import Findings, Measure, ModelRows
@@ -31,6 +32,7 @@ from keeps.probe.editing_measures import editing_findings
 from keeps.registry import find_method, methods
 
 CARD = "knowedit"
+FILES = ("counterfact/counterfact_full.jsonl",)
 WORLD = "world:known:capital,world:known:country_of_city"
 SEED = 0
 REQUESTS = 20  # of the methods that checks are about; the others get FEWER
@@ -58,10 +60,7 @@ COLUMNS: Mapping[str, str] = {
 def requests(run: ClaimRun, count: int) -> tuple[Edit, ...]:
     """The first ``count`` edits of the data, each with at most two prompts of a kind."""
     if run.data is not None:
-        found = [path for name in ("counterfact.jsonl", "counterfact_full.jsonl") for path in run.data.rglob(name)]
-        if not found:
-            raise EmptySetError("there is no counterfact.jsonl", where=str(run.data), mend="name its folder")
-        return tuple(_short(edit) for edit in read_edits(found[0], limit=count))
+        return tuple(_short(edit) for edit in read_edits(published_file(run.data, FILES[0]), limit=count))
     pool = [record for record in load_records("world") if isinstance(record, Fact)]
     facts = [record for record in load_records(WORLD) if isinstance(record, Fact)]
     by_relation = {name: [fact for fact in facts if fact.relation == name] for name in ("capital", "country_of_city")}
@@ -237,4 +236,5 @@ CLAIM = Claim(
     seeds=(SEED,),
     minutes=25,
     experiment=experiment,
+    files=FILES,
 )

@@ -14,8 +14,10 @@ EXAMPLES = ("keeps reproduce corda", "keeps reproduce corda --size full --out ./
 
 Card = Annotated[str, typer.Argument(help="The claim's name; keeps methods --json shows each method's card.")]
 Size = Annotated[str, typer.Option("--size", help="default: minutes on two CPU cores; full: for a GPU.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder with benchmark files, for claims that use them.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder that gets the evidence as CARD.json.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Benchmark files, for the claim on published data.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the evidence: CARD.json, or CARD_data.json of --data.")
+]
 
 
 def command(

@@ -21,6 +21,7 @@ from keeps.training.circumstances import (
     peak_memory_bytes,
     stop_requests,
 )
+from keeps.training.frozen_weights import frozen_weights_in
 from keeps.training.history import TrainingHistory
 from keeps.training.losses import AnswerLoss, PackedLoss
 from keeps.training.optimiser import learning_rate_at, load_state_tensors, state_tensors
@@ -83,7 +84,11 @@ def train(
         module.train()
         try:
             longest = max(len(example.input_ids) for example in examples)
-            with own_random_numbers(device), attention_for(module, longest, device):
+            with (
+                own_random_numbers(device),
+                attention_for(module, longest, device),
+                frozen_weights_in(module, "float32" if sharded else settings.precision),
+            ):
                 shards = Shards(module, device) if sharded else None
                 work = module if shards is None else shards.module
                 stepper = Stepper(

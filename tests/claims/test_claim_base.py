@@ -130,6 +130,18 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_experiment(
         keeps.reproduce("toy", out=tmp_path / "file")
 
 
+def test_evidence_on_published_data_lies_beside_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_claim(monkeypatch, replace(claim_of(GOOD), files=("set/rows.jsonl",)))
+    keeps.reproduce("toy", data=tmp_path, out=tmp_path / "evidence")
+    assert [path.name for path in (tmp_path / "evidence").iterdir()] == ["toy_data.json"]
+
+
+def test_data_for_a_claim_that_reads_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_claim(monkeypatch, claim_of(GOOD))
+    with pytest.raises(SettingsError, match="toy has no form on published data"):
+        keeps.reproduce("toy", data=tmp_path)
+
+
 @pytest.mark.parametrize("card", sorted(claims()))
 def test_every_claim_says_what_should_be_seen_and_what_was_published(card: str) -> None:
     claim = claims()[card]
@@ -142,7 +154,8 @@ def test_every_claim_says_what_should_be_seen_and_what_was_published(card: str) 
 @pytest.mark.parametrize("path", sorted(evidence_folder().glob("*.json")), ids=lambda path: path.stem)
 def test_committed_evidence_is_of_a_claim_and_each_of_its_checks_can_be_judged(path: Path) -> None:
     found = Evidence.from_mapping(read_evidence(path.stem, path.parent) or {})
-    claim = claims()[path.stem]
+    claim = claims()[path.stem.removesuffix("_data")]
+    assert path.stem == claim.card or claim.files
     assert (found.card, found.claim, found.published) == (claim.card, claim.statement, claim.published)
     assert all(check.name and check.threshold for check in found.checks)
     assert len({check.name for check in found.checks}) == len(found.checks)

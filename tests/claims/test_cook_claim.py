@@ -85,11 +85,11 @@ def test_midterm_races_are_asked_as_published_and_told_with_their_winners(shared
 
 @pytest.mark.parametrize("line", ["{", '{"question": "Who?"}', '["a"]'])
 def test_files_that_are_not_midtermqa_are_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(InputFileError, match="there is no MidtermQA"):
+    with pytest.raises(InputFileError, match="there is no openbook"):
         races(tmp_path)
     (tmp_path / "openbook.jsonl").write_text(line)
     (tmp_path / "fourchoice.jsonl").write_text(json.dumps({"question": "x", "answer": "A"}))
-    with pytest.raises(InputFileError, match="damaged"):
+    with pytest.raises(InputFileError, match=r"lacks|no JSON"):
         races(tmp_path)
 
 

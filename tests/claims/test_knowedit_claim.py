@@ -37,7 +37,7 @@ def test_requests_come_from_a_file_of_counterfact_too(tmp_path: Path) -> None:
         "paraphrase_prompts": ["One finds Oslo in"],
         "neighborhood_prompts": ["Bergen lies in"],
     }
-    (tmp_path / "counterfact.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "counterfact_full.jsonl").write_text(json.dumps(row) + "\n")
     assert [edit.target_new for edit in requests(ClaimRun(data=tmp_path), 20)] == ["Sweden"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keeps.errors import (
     TargetError,
     TrainingError,
 )
-from keeps.training import TrainingHistory, TrainingSettings, train
+from keeps.training import TrainingHistory, TrainingSettings, loop, train
 from keeps.weights import load_tensors
 
 
@@ -250,3 +251,12 @@ def test_what_cannot_be_trained_is_refused_with_a_reason(tiny: Any, tmp_path: Pa
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):
         train(tiny.model(), tiny.examples(), settings, Run(tmp_path / "file"), pad_token_id=0)
+
+
+def test_an_adapter_learns_the_same_bits_whether_frozen_weights_are_cast_once_or_in_each_step(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, _ = fit(tiny, tmp_path, "lora", precision="bfloat16")
+    monkeypatch.setattr(loop, "frozen_weights_in", lambda module, precision: nullcontext())
+    each, _ = fit(tiny, tmp_path, "lora", precision="bfloat16")
+    assert same(once, each)
