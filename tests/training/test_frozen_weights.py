@@ -60,8 +60,8 @@ def test_trained_layers_and_other_kinds_are_left_alone() -> None:
 
 
 def test_a_layer_whose_forward_pass_was_replaced_keeps_the_replacement() -> None:
-    module = layers()
-    module[0].forward = lambda input: input.new_zeros(len(input), 8)
+    module = nn.Sequential(nn.Linear(6, 6)).requires_grad_(False)
+    module[0].forward = torch.zeros_like
     with torch.autocast("cpu", torch.bfloat16), frozen_weights_in(module, "bfloat16"):
         assert not module(torch.randn(5, 6)).any()
-    assert "forward" in vars(module[0])
+    assert vars(module[0])["forward"] is torch.zeros_like
