@@ -58,6 +58,11 @@ class QAMemorySettings(GroundSettings):
     follow: int = setting(1, "Best pairs of a round, each of which the next one searches with", ge=1, le=100)
     per_answer: int = setting(2, "Most pairs with one answer, since rewordings fill the list; 0: any number", ge=0)
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a language model reads the pairs; a trained reader comes with its own."""
+        return self.reader == "prompt"
+
     def check(self) -> None:
         """Refuse what would do nothing."""
         super().check()

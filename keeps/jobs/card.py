@@ -34,19 +34,14 @@ CHECKPOINT = """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{name}")"""
 
-EXPERTS = """from pathlib import Path
+OWN = """from pathlib import Path
 
 from keeps.models import LanguageModel
 from keeps.models.changes import load_change
 
 model = load_change(Path("{name}")).apply(LanguageModel.load("{base}"))"""
-LOADING = {
-    "adapter": ("peft", ADAPTER),
-    "checkpoint": ("transformers", CHECKPOINT),
-    "experts": ("keeps", EXPERTS),
-    **dict.fromkeys(("memory", "twin", "skillpack", "emr"), ("keeps", EXPERTS)),
-}
-
+LOADING = {"adapter": ("peft", ADAPTER), "checkpoint": ("transformers", CHECKPOINT)}
+OTHERS = ("keeps", OWN)  # kinds of change that no other library loads
 
 TASKS = {
     "edit": "Edited: {learn}. To keep: {keep}.",
@@ -59,12 +54,12 @@ def model_card(kind: str, name: str, base: str, settings: Mapping[str, Any], **f
     """The card as Markdown.
 
     Args:
-        kind: of the change, a key of :data:`LOADING`.
+        kind: of the change.
         name: of the run, which is its folder's.
         base: what ``from_pretrained`` loads the base model from.
         facts: ``method``, ``paper``, ``model``, ``verb``, ``learn``, ``keep`` and ``seed``.
     """
-    library, code = LOADING[kind]
+    library, code = LOADING.get(kind, OTHERS)
     task = TASKS.get(str(facts.pop("verb", "")), "Taught: {learn}. To keep: {keep}.")
     task = task.format(learn=facts.pop("learn"), keep=facts.pop("keep"))
     return CARD.format(

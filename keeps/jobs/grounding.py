@@ -119,9 +119,9 @@ def ground(
         KeepsError: anything else that the user can mend, before a model is loaded where possible.
     """
     variants = _variants([method] if isinstance(method, str) else list(method), settings)
-    there = {"documents": docs is not None, "graph": graph is not None, "cards": bool(cards)}
-    check_memory(memory, any(there.values()) or tables is not None)
-    check_variants(variants, model, **there, tables=tables is not None, pairs=memory is not None)
+    given = given_sources(documents=docs, graph=graph, cards=cards or None, tables=tables, pairs=memory)
+    check_memory(memory, bool(given - {"pairs"}))
+    check_variants(variants, model, given)
     asked = asked_of(questions, from_file=from_file, limit=limit)
     check_sources(docs, retriever)
     named_cards = check_cards(cards, Workspace(workspace)) if isinstance(cards, (list, tuple)) else []
@@ -136,6 +136,8 @@ def ground(
         opened = open_source(docs, graph, retriever, progress=progress)
         remembering = None if docs is None else Remembering(opened)
         source = opened if remembering is None else remembering
+        if isinstance(model, str) and not any(getattr(chosen, "needs_model", True) for _, _, chosen in variants):
+            model = None  # such as a memory whose trained reader answers
         if isinstance(model, str):
             circumstances: dict[str, Any] = {"workspace": workspace, "device": device, "progress": progress}
             infos = [info for _, info, _ in variants]
@@ -208,17 +210,20 @@ def _variants(texts: Sequence[str], common: Mapping[str, Any] | Settings | None)
     ]
 
 
-def check_variants(
-    variants: Sequence[Variant],
-    model: Any,
-    *,
-    documents: bool,
-    graph: bool,
-    cards: bool = False,
-    tables: bool = False,
-    pairs: bool = False,
-) -> None:
+def given_sources(**sources: Any) -> frozenset[str]:
+    """Which sources there are, by the names that methods say they need.
+
+    >>> sorted(given_sources(documents="./docs", graph=None, pairs="pairs.jsonl"))
+    ['documents', 'pairs']
+    """
+    return frozenset(name for name, source in sources.items() if source is not None)
+
+
+def check_variants(variants: Sequence[Variant], model: Any, given: frozenset[str]) -> None:
     """Refuse methods that are named twice, read something else than is given, or do not fit the model.
+
+    Args:
+        given: of :func:`given_sources`.
 
     Raises:
         SettingsError: one of these.
@@ -227,17 +232,15 @@ def check_variants(
     if not labels or len(set(labels)) < len(labels):
         what = "no method is named" if not labels else "a method is named twice with the same settings"
         raise SettingsError(what, where="method", mend="name each once, as in rag:order=best_first")
-    if (documents and graph) or not (documents or graph or cards or tables or pairs):
-        mend = "give documents or a graph, and methods that use it"
-        raise SettingsError("name documents, or a graph" if not graph else "both are given", where="docs", mend=mend)
-    check_tables([info for _, info, _ in variants], tables=tables)
-    there = {"graph": graph, "documents": documents, "cards": cards, "tables": tables, "pairs": pairs}
-    given = [name for name, is_there in there.items() if is_there]
-    if cards and not any("cards" in info.needs for _, info, _ in variants):
+    if not given or {"documents", "graph"} <= given:
+        what = "both are given" if given else "name documents, or a graph"
+        raise SettingsError(what, where="docs", mend="give documents or a graph, and methods that use it")
+    check_tables([info for _, info, _ in variants], tables="tables" in given)
+    if "cards" in given and not any("cards" in info.needs for _, info, _ in variants):
         raise SettingsError("no method asks the cards", where="cards", mend="choose one: --method knowledge_cards")
     for label, info, _ in variants:
-        if not set(given) & set(info.needs):
-            what = f"{label} reads {' and '.join(info.needs) or 'nothing'}, not {' and '.join(given)}"
+        if not given & set(info.needs):
+            what = f"{label} reads {' and '.join(info.needs) or 'nothing'}, not {' and '.join(sorted(given))}"
             raise SettingsError(what, where="method", mend="choose another: keeps methods --verb ground")
         if isinstance(model, str) and is_remote(model) and "chat" not in info.fits:
             mend = "name a model on this machine, or choose a method that fits a chat, such as rag"

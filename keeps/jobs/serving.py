@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import MissingDependencyError, SettingsError
 from keeps.jobs.adapting import DEFAULT_MODEL
-from keeps.jobs.grounding import DEFAULT_METHOD, Variant, check_variants, parse_variant
+from keeps.jobs.grounding import DEFAULT_METHOD, Variant, check_variants, given_sources, parse_variant
 from keeps.jobs.grounding_sources import check_sources, open_source
 from keeps.jobs.models import changed, load_base, resolve
 from keeps.ledger.workspace import Workspace
@@ -158,7 +158,7 @@ def _variant(
             raise SettingsError("this model is served already", where=model, mend=mend)
         return None
     variant = parse_variant(method or ("kg_search" if docs is None else DEFAULT_METHOD), settings)
-    check_variants([variant], model, documents=docs is not None, graph=graph is not None)
+    check_variants([variant], model, given_sources(documents=docs, graph=graph))
     check_sources(docs, retriever)
     return variant
 

@@ -129,7 +129,7 @@ def hidden_states(
 ) -> Tensor:
     """Last hidden states ``(batch, time, hidden)`` of the backbone, after its final norm."""
     backbone = cast(Any, unwrapped(model)).get_decoder()
-    arguments = _arguments(input_ids, attention_mask, past)
+    arguments = _arguments(model, input_ids, attention_mask, past)
     return backbone(**arguments).last_hidden_state
 
 
@@ -139,7 +139,7 @@ def chunks(count: int, vocabulary: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def _arguments(input_ids: Tensor, attention_mask: Tensor, past: CacheState | None) -> dict[str, Any]:
+def _arguments(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, past: CacheState | None) -> dict[str, Any]:
     if past is None:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     position_ids = past.extend(attention_mask)
@@ -147,15 +147,21 @@ def _arguments(input_ids: Tensor, attention_mask: Tensor, past: CacheState | Non
         "input_ids": input_ids,
         "attention_mask": past.mask,
         "position_ids": position_ids,
-        "past_key_values": past.keys_values,
+        _cache_name(model): past.keys_values,
         "use_cache": True,
     }
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What the forward pass calls its keys and values: newer transformers say ``cache`` and warn of the other."""
+    taken = inspect.signature(cast(Any, unwrapped(model)).forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def _full_logits(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, past: CacheState | None
 ) -> Tensor:
-    arguments = _arguments(input_ids, attention_mask, past)
+    arguments = _arguments(model, input_ids, attention_mask, past)
     columns = positions.any(0).nonzero().squeeze(1)  # time steps that some row is read at
     takes_columns = "logits_to_keep" in inspect.signature(cast(Any, unwrapped(model)).forward).parameters
     if takes_columns and not _prompt_tuned(model):
@@ -195,13 +201,13 @@ def _cache_agrees(base: Any, ids: Tensor, mask: Tensor, full: Tensor) -> bool:
     """A cached prefix, then padded rows, then one token after the padding's gap."""
     try:
         state = CacheState.empty(1, ids.device)
-        base(**_arguments(ids[:1, :3], mask[:1, :3], state))
+        base(**_arguments(base, ids[:1, :3], mask[:1, :3], state))
         state = state.select(torch.zeros(2, dtype=torch.long, device=ids.device))
         step = mask[:, 3:-1].clone()
         step[1, -2:] = 0  # row 1 is fed two tokens fewer than row 0, so that its next one follows a gap
-        base(**_arguments(ids[:, 3:-1], step, state))
+        base(**_arguments(base, ids[:, 3:-1], step, state))
         rows = torch.stack([ids[0, -1:], ids[1, PROBE_LENGTH - 3 : PROBE_LENGTH - 2]])
-        last = base(**_arguments(rows, torch.ones_like(rows), state)).logits[:, 0]
+        last = base(**_arguments(base, rows, torch.ones_like(rows), state)).logits[:, 0]
     except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError):
         return False
     expected = torch.stack([full[PROBE_LENGTH - 1], full[PROBE_LENGTH + PROBE_LENGTH - 3]])

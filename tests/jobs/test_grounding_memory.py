@@ -61,7 +61,8 @@ def test_a_trained_reader_answers_from_its_folder_and_no_other_folder_has_one(
 ) -> None:
     QAMAT.untrained(PAIRS, width=16, heads=2, vocabulary=400).save(tmp_path / "trained")
     settings = {"reader": "encdec", "k": 2, "max_new_tokens": 3}
-    outcome = ground(QUESTION, memory=tmp_path / "trained", method="qa_memory", model=tiny_llama, settings=settings)
+    trained = tmp_path / "trained"
+    outcome = ground(QUESTION, memory=trained, method="qa_memory", model="no such model", settings=settings)
     assert len(outcome.answer.trace["evidence"][0]) == 2
     with pytest.raises(SettingsError, match="without a trained reader"):
         ground(QUESTION, memory=pairs, method="qa_memory", model=tiny_llama, settings=settings)
