@@ -129,9 +129,12 @@ class Course:
     folder: Path
     per_step: int
     base: str  # fingerprint of the untouched model
+    precision: str = "float32"  # of the search for values
 
     def __post_init__(self) -> None:
-        whole = json.dumps([self.method, edits_fingerprint(self.edits), self.per_step, self.base, STATE])
+        whole = json.dumps(
+            [self.method, edits_fingerprint(self.edits), self.per_step, self.base, self.precision, STATE]
+        )
         self.identity = hashlib.sha256(whole.encode()).hexdigest()[:16]
         self.rows: list[dict[str, Any]] = []
         if (self.folder / JOURNAL).exists():
@@ -164,7 +167,7 @@ class Course:
 def in_weights(model: LanguageModel, sequence: Course, measure: Measure, seed: int) -> None:
     """Go on with a method that writes weights."""
     info = find_method(sequence.method, "edit")
-    settings: Any = info.settings.from_mapping({"order": "sequential"})
+    settings: Any = info.settings.from_mapping({"order": "sequential", "precision": sequence.precision})
     check_editable(model, sequence.edits, settings)
     editor: Any = info.implementation(settings)
     if sequence.done and hasattr(editor, "continue_from"):
@@ -255,6 +258,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--per-step", type=int, default=1, help="edits searched for side by side")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the search for values (not grace)"
+    )
     parser.add_argument("--file", help="edits, such as those of CounterFact (default: facts of the built-in world)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -272,10 +278,16 @@ def main() -> None:
     print(title)
     for method in options.methods:
         folder = options.workspace / f"{method}-{options.per_step}"
-        sequence = Course(method, edits, folder, options.per_step, model.fingerprint)
+        sequence = Course(method, edits, folder, options.per_step, model.fingerprint, options.precision)
         (beside_weights if method == "grace" else in_weights)(model, sequence, measure, options.seed)
         found[method] = sequence.rows
-    document = {"edits": len(edits), "per step": options.per_step, "file": options.file or BUILT_IN, "methods": found}
+    document = {
+        "edits": len(edits),
+        "per step": options.per_step,
+        "precision of the search": options.precision,
+        "file": Path(options.file).name if options.file else BUILT_IN,
+        "methods": found,
+    }
     atomic_write_bytes(options.out / "edit_sequence.json", (json.dumps(document, indent=2) + "\n").encode())
     draw(found, title, options.out / "edit_sequence.png")
 

@@ -45,6 +45,9 @@ class LocateSettings(Settings):
     stop_after: int | None = setting(
         None, "Early stop: steps after every prompt ranks the new answer first (default: none)", ge=0, unit="steps"
     )
+    precision: str = setting(
+        "float32", "Arithmetic of the model while a value is searched for", choices=("float32", "bfloat16")
+    )
 
     def default_layer(self, count: int) -> int:
         """The block that is edited where none is named, of ``count``; the last one reaches no later token."""
@@ -53,7 +56,7 @@ class LocateSettings(Settings):
     def search(self, layer: int, site: Site) -> Search:
         """The search for values that these settings describe."""
         rates = self.learning_rate, self.weight_decay, self.clamp, self.stop_loss
-        return Search(layer, site, self.steps, *rates, self.stop_after)
+        return Search(layer, site, self.steps, *rates, self.stop_after, self.precision)
 
     def groups(self, edits: Sequence[Edit]) -> list[list[Edit]]:
         """The edits of each step, in order."""

@@ -28,6 +28,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.models.suffixes import Site, rows_to_run
 from keeps.training.circumstances import attention_for
 from keeps.training.edit_losses import frozen
+from keeps.training.frozen_weights import frozen_weights_in
 from keeps.training.value_objectives import Objective, Problem, Seen
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # padded tokens a step, from the subject on
@@ -38,7 +39,8 @@ class Search:
     """How a value is searched for; see the module's text. ``decay`` is wd.
 
     With ``stop_after`` an edit is done so many steps after every token of its target came first behind every prompt
-    (the early stop of arXiv:2410.07819), if its loss has not ended it before.
+    (the early stop of arXiv:2410.07819), if its loss has not ended it before. With ``precision`` ``"bfloat16"`` the
+    model runs in mixed precision meanwhile; the vectors and their steps are float32 either way.
     """
 
     layer: int
@@ -49,6 +51,7 @@ class Search:
     clamp: float
     stop_loss: float
     stop_after: int | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,12 @@ def find_values(
     found: dict[int, Value] = {}
     order = sorted(range(len(edits)), key=lambda number: _width(rows[number]))
     budget = TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE["cuda"])
-    with frozen(model), attention_for(model.model, max(len(r.tokens) for some in rows for r in some), model.device):
+    longest = max(len(row.tokens) for some in rows for row in some)
+    with (
+        frozen(model),
+        attention_for(model.model, longest, model.device),
+        frozen_weights_in(model.model, search.precision),
+    ):
         for part in _parts(order, rows, budget):
             flat = [_renumbered(row, place) for place, number in enumerate(part) for row in rows[number]]
             problem = Problem(model, [edits[number] for number in part], flat, search.layer, search.site)
@@ -113,7 +121,9 @@ def _optimised(problem: Problem, search: Search, objective: Objective, run: Run 
     since: dict[int, int] = {}  # edit -> the step at which its target came first everywhere
     for step in range(search.steps + 1):
         stacked = torch.stack([deltas[number] for number in active])
-        seen = _seen(running.run(stacked[_edit_index(problem, numbers, active)], states), problem, numbers, active)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=search.precision == "bfloat16"):
+            reading = running.run(stacked[_edit_index(problem, numbers, active)], states)
+        seen = _seen(reading, problem, numbers, active)
         own = loss_of(seen) + search.decay * stacked.norm(dim=1) / norms[active] ** 2
         for place, number in enumerate(active):
             losses[number] = float(own[place].detach())
@@ -170,7 +180,7 @@ def _seen(reading: Reading, problem: Problem, numbers: Sequence[int], active: Se
             target.append(row.targets[place] if row.targets else -1)
             weight.append(1 / (rewriting[row.edit] * len(row.targets)) if row.targets else 0.0)
     return Seen(
-        reading.logits.log_softmax(-1),
+        reading.logits.float().log_softmax(-1),
         torch.tensor(read, device=device),
         torch.tensor(edit, device=device),
         len(active),

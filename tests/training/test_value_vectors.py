@@ -98,6 +98,24 @@ def test_the_ball_the_decay_and_the_early_stop_are_kept(model: LanguageModel) ->
     assert float(held.delta.norm()) < float(free.delta.norm())
 
 
+@pytest.mark.parametrize("plainly", [False, True])
+def test_in_bfloat16_nearly_the_same_value_is_found_and_the_model_is_given_back(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, plainly: bool
+) -> None:
+    if plainly:
+        monkeypatch.setattr("keeps.training.value_vectors.rows_to_run", lambda *a: (PlainRows(*a), "asked for"))
+    before, rows = model.fingerprint, rows_of(model)
+    exact = find_values(model, EDITS, rows, SEARCH, StateFact())
+    rounded = find_values(model, EDITS, rows, replace(SEARCH, precision="bfloat16"), StateFact())
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.delta.dtype == torch.float32
+        assert torch.equal(one.start, other.start)  # v_0 is not rounded
+        assert not torch.equal(one.delta, other.delta)
+        assert float(torch.cosine_similarity(one.delta, other.delta, dim=0)) > 0.95
+    assert model.fingerprint == before
+    assert not any("forward" in vars(module) for module in model.model.modules())
+
+
 def within_reach(model: LanguageModel, edit: Edit) -> Edit:
     """``edit`` towards one of the likelier tokens: a random model cannot be made to say just anything."""
     likely = read_rows(model, edit_rows(model, [edit], essence=False)[0]).logits[0].argsort(descending=True)
