@@ -84,11 +84,8 @@ def train(
         module.train()
         try:
             longest = max(len(example.input_ids) for example in examples)
-            with (
-                own_random_numbers(device),
-                attention_for(module, longest, device),
-                frozen_weights_in(module, "float32" if sharded else settings.precision),
-            ):
+            once = frozen_weights_in(module, "float32" if sharded else settings.precision)
+            with own_random_numbers(device), attention_for(module, longest, device), once:
                 shards = Shards(module, device) if sharded else None
                 work = module if shards is None else shards.module
                 stepper = Stepper(
