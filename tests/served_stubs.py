@@ -78,6 +78,7 @@ class EndlessGeneration:
     def __init__(self, fails_at: int | None = None) -> None:
         self.finish, self.usage, self.steps, self.fails_at = "", Usage(), 0, fails_at
         self.extras: Mapping[str, Any] = {}
+        self.unread = None
 
     def step(self) -> Piece:
         self.steps += 1

@@ -16,6 +16,7 @@ DEFAULT_METHOD = "rag"
 EXAMPLES = (
     "keeps serve",
     "keeps serve --model corda-3f --port 8001 --name capitals",
+    "keeps serve --temperature 0",
     "keeps serve --docs ./documents --method rag --k 3",
     "keeps serve --host 0.0.0.0 --api-key-env KEEPS_SERVE_KEY",
     "keeps probe --model openai:http://127.0.0.1:8000/v1#smollm2-135m --data world:capital",
@@ -42,6 +43,12 @@ KeyVariable = Annotated[
 Places = Annotated[int, typer.Option("--max-concurrency", min=1, help="Requests under way at once; more are refused.")]
 Tokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest reply, in tokens.")]
 Body = Annotated[int, typer.Option("--max-body", min=64, help="Largest request, in bytes.")]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        "--temperature", min=0.0, max=100.0, help="Of requests that leave it out; 0 takes the likeliest token."
+    ),
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Longest time for a request, in seconds.")]
 
 
@@ -60,6 +67,7 @@ def command(
     max_tokens: Tokens = 1024,
     max_body: Body = 1 << 20,
     timeout: Timeout = 300.0,
+    temperature: Temperature = 1.0,
     seed: options.Seed = 0,
     device: options.Device = None,
     workspace: options.Workspace = None,
@@ -78,7 +86,13 @@ def command(
     from keeps.jobs.serving import Address, listener, served
     from keeps.serve.running import address_of, run
 
-    limits = {"max_concurrency": max_concurrency, "max_tokens": max_tokens, "max_body": max_body, "timeout": timeout}
+    limits: dict[str, Any] = {
+        "max_concurrency": max_concurrency,
+        "max_tokens": max_tokens,
+        "max_body": max_body,
+        "timeout": timeout,
+    }
+    limits |= {"temperature": temperature}
     with (
         terminal(json=json, quiet=quiet) as term,
         listener(host, port, api_key_env) as opened,

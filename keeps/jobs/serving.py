@@ -86,6 +86,9 @@ def served(
     check_host(host, key)
     chosen = limits if isinstance(limits, Limits) else Limits.from_mapping(limits or {})
     variant = _variant(model, docs, graph, method, settings, retriever)
+    if variant is not None and chosen.temperature != Limits().temperature:
+        mend = "leave it out: the method answers in its own way"
+        raise SettingsError("a temperature does nothing for answers from documents", where="serve", mend=mend)
     progress = progress or SilentProgress()
     with ExitStack() as stack:
         source = None if variant is None else open_source(docs, graph, retriever, progress=progress)

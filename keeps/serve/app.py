@@ -84,13 +84,13 @@ class Served:
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
         most = self.limits.max_tokens
-        asked = chat_request(await self._body(request), most)
+        asked = chat_request(await self._body(request), most, self.limits.temperature)
         return await self._reply(request, ChatForm, asked.generating, lambda: self.backend.chat(asked, most))
 
     async def completions(self, request: Request) -> Response:
         """``POST /v1/completions``."""
         most = self.limits.max_tokens
-        asked = completion_request(await self._body(request), most)
+        asked = completion_request(await self._body(request), most, self.limits.temperature)
         return await self._reply(request, CompletionForm, asked.generating, lambda: self.backend.complete(asked, most))
 
     @property
@@ -109,6 +109,9 @@ class Served:
         seat = self.desk.seat()
         try:
             generations = await seat.run(begin)
+            unread = [stream for generation in generations if (stream := generation.unread) is not None]
+            if unread and not await seat.read(unread, request.is_disconnected):
+                raise ClientDisconnect
             if wanted.stream:
                 made = _EventStream(_events(request, seat, form, generations, usage=wanted.usage), seat)
                 seat = None  # the stream leaves it

@@ -36,6 +36,11 @@ class Generation(Protocol):
         """Tokens read and written so far."""
         ...
 
+    @property
+    def unread(self) -> TokenStream | None:
+        """What reads a context whose log-probabilities are wanted, before the first step; None where there is none."""
+        ...
+
     def step(self) -> Piece:
         """Do a little more; never called once ``finish`` is set."""
         ...
@@ -57,6 +62,11 @@ class TokenGeneration:
     def usage(self) -> Usage:
         """Of the model's own tokenizer."""
         return Usage(len(self.stream.context), len(self.stream.tokens))
+
+    @property
+    def unread(self) -> TokenStream | None:
+        """A prompt that comes back with log-probabilities is read together with those of other requests."""
+        return None if self.echo is None or self.stream.most is None else self.stream
 
     def step(self) -> Piece:
         """The prompt where it is to come back, then one token a call."""
@@ -96,6 +106,7 @@ class WholeGeneration:
         self._answer = answer
         self.usage, self.finish = Usage(), ""
         self.extras: Mapping[str, Any] = {}
+        self.unread: TokenStream | None = None
 
     def step(self) -> Piece:
         """All of it."""

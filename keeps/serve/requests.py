@@ -11,9 +11,9 @@ from keeps.errors import SettingsError
 from keeps.models.chat import Message
 from keeps.models.sampling import Softness
 from keeps.serve.fields import Fields, wrong
+from keeps.serve.limits import COOLEST, HOTTEST, PROTOCOL_TEMPERATURE
 from keeps.serve.refusals import RefusedError
 
-COOLEST, HOTTEST = 0.01, 100.0  # temperatures besides 0: below, probabilities are lost to rounding
 MOST_TOP = 20  # likeliest tokens that may be asked for
 MOST_STOPS = 16
 MOST_PROMPTS = 64  # prompts of a request, times the completions of each
@@ -90,8 +90,12 @@ class CompletionRequest:
     echo: bool = False
 
 
-def chat_request(values: Mapping[str, Any], most_tokens: int) -> ChatRequest:
-    """A chat request; ``most_tokens`` is the server's limit of new tokens.
+def chat_request(values: Mapping[str, Any], most_tokens: int, temperature: float = PROTOCOL_TEMPERATURE) -> ChatRequest:
+    """A chat request.
+
+    Args:
+        most_tokens: the server's limit of new tokens.
+        temperature: of requests that leave it out.
 
     Raises:
         RefusedError: a field is missing, wrong, unknown, or would do nothing here.
@@ -104,17 +108,19 @@ def chat_request(values: Mapping[str, Any], most_tokens: int) -> ChatRequest:
     if top is not None and not wanted:
         raise RefusedError("top_logprobs does nothing without logprobs", mend="set logprobs to true", param="logprobs")
     constrained = _constrained(fields.take("response_format"))
-    return ChatRequest(messages, _generating(fields, room, (top or 0) if wanted else None), constrained)
+    return ChatRequest(messages, _generating(fields, room, (top or 0) if wanted else None, temperature), constrained)
 
 
-def completion_request(values: Mapping[str, Any], most_tokens: int) -> CompletionRequest:
+def completion_request(
+    values: Mapping[str, Any], most_tokens: int, temperature: float = PROTOCOL_TEMPERATURE
+) -> CompletionRequest:
     """As :func:`chat_request`, for texts to go on."""
     fields = Fields(values)
     prompts = _prompts(fields.take("prompt"))
     echo = fields.flag("echo")
     room = fields.integer("max_tokens", min(16, most_tokens), least=0, most=most_tokens)
     top = fields.integer("logprobs", None, least=0, most=MOST_TOP)
-    generating = _generating(fields, room, top)
+    generating = _generating(fields, room, top, temperature)
     if len(prompts) * generating.count > MOST_PROMPTS:
         raise RefusedError(f"more than {MOST_PROMPTS} completions", mend="send several requests", param="prompt")
     if room == 0 and not echo:
@@ -122,8 +128,8 @@ def completion_request(values: Mapping[str, Any], most_tokens: int) -> Completio
     return CompletionRequest(prompts, generating, echo)
 
 
-def _generating(fields: Fields, room: int | None, top: int | None) -> Generating:
-    temperature = fields.number("temperature", 1.0, least=0.0, most=HOTTEST)
+def _generating(fields: Fields, room: int | None, top: int | None, default: float) -> Generating:
+    temperature = fields.number("temperature", default, least=0.0, most=HOTTEST)
     if 0 < temperature < COOLEST:
         raise wrong("temperature", temperature, f"0, or a number from {COOLEST} to {HOTTEST:g}")
     try:

@@ -110,6 +110,8 @@ def test_what_would_do_nothing_or_be_open_to_others_is_refused_before_a_model_is
         ({"docs": docs, "method": "rga"}, UnknownNameError, "rag"),
         ({"docs": docs, "method": "kg_search"}, SettingsError, "reads graph"),
         ({"limits": {"max_tokens": 0}}, SettingsError, "max_tokens"),
+        ({"limits": {"temperature": 0.001}}, SettingsError, "temperature is 0.001"),
+        ({"docs": docs, "limits": {"temperature": 0}}, SettingsError, "temperature does nothing"),
     ]
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     for options, kind, message in cases:
@@ -140,6 +142,7 @@ def test_the_command_refuses_in_one_paragraph(capsys: pytest.CaptureFixture[str]
     assert main(["serve", "--docs", "x", "--method", "rag", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--api-key-env" in shown
+    assert "--temperature" in shown
     assert "--cite" in shown
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pico_models import pico
 
 from keeps.errors import ContextLengthError, SettingsError
 from keeps.models import LanguageModel
 from keeps.models.sampling import Softness
-from keeps.models.streaming import TextPieces, TokenStream, scored
+from keeps.models.streaming import ScoredToken, TextPieces, TokenStream, read_together, scored
 
 PROMPT = "The capital of France is"
 GREEDY = Softness(0.0)
@@ -74,6 +74,41 @@ def test_reading_the_context_first_changes_nothing_of_what_follows(model: Langua
             stream.step()
         found.append([token.id for token in stream.tokens])
     assert found[0] == found[1]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 24), min_size=1, max_size=5),
+    rooms=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    tops=st.lists(st.sampled_from([None, 0, 2]), min_size=5, max_size=5),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_contexts_read_together_are_as_read_alone_and_so_is_what_follows(
+    model: LanguageModel, lengths: list[int], rooms: list[int], tops: list[int | None]
+) -> None:
+    ids = model.encode_prompt(PROMPT * 6)
+    plans = list(zip(lengths, rooms, tops, strict=False))
+
+    def streams() -> list[TokenStream]:
+        return [
+            TokenStream(model, ids[n : n + length], max_new_tokens=room, softness=GREEDY, most=most)
+            for n, (length, room, most) in enumerate(plans)
+        ]
+
+    together, alone = streams(), streams()
+    read_together(together)
+    for one, other in zip(together, alone, strict=True):
+        before = one.read_context()
+        assert [token.id for token in before] == one.context
+        whole = [before, other.read_context()]
+        for stream, found in zip((one, other), whole, strict=True):
+            while not stream.done:
+                found.append(stream.step() or ScoredToken(-1))
+        assert [token.id for token in whole[0]] == [token.id for token in whole[1]]
+        for a, b in zip(*whole, strict=True):
+            assert a.logprob == (None if b.logprob is None else pytest.approx(b.logprob, abs=1e-4))
+            assert [token for token, _ in a.top] == [token for token, _ in b.top]
+            assert [value for _, value in a.top] == pytest.approx([value for _, value in b.top], abs=1e-4)
+    assert read_together(together) is None, "what has been read is passed over"
 
 
 def test_an_end_token_ends_the_stream_and_is_no_part_of_it(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

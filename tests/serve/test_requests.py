@@ -36,6 +36,16 @@ def test_the_protocols_defaults_are_kept() -> None:
     )
 
 
+@pytest.mark.parametrize(("read", "plain"), [(chat_request, CHAT), (completion_request, TEXT)])
+def test_a_servers_temperature_is_that_of_requests_that_leave_it_out(read: Any, plain: Any) -> None:
+    def softness(said: dict[str, Any], temperature: float) -> Softness:
+        return read({**plain, **said}, MOST, temperature).generating.softness
+
+    assert softness({}, 0.3) == softness({"temperature": None}, 0.3) == Softness(0.3)
+    assert softness({"temperature": 1}, 0.0) == Softness(1.0)
+    assert softness({}, 0.0) == softness({"temperature": 0}, 1.0) == Softness(0.0)
+
+
 def test_everything_that_is_said_arrives() -> None:
     said = {"max_tokens": 7, "temperature": 0, "top_p": 0.5, "seed": 3, "stop": "x", "n": 2, "stream": True}
     found = chat_request({**CHAT, **said, "logprobs": True, "top_logprobs": 2}, MOST).generating

@@ -139,6 +139,19 @@ def test_our_own_client_asks_this_server_as_it_asks_the_model(server: Running, m
     assert remote.sample(prompts, [1, 2], **options) == model.sample(prompts, [1, 2], **options)
 
 
+def test_a_server_with_a_temperature_of_its_own_gives_it_to_requests_that_leave_it_out(model: LanguageModel) -> None:
+    (greedy,) = model.generate([PROMPT], max_new_tokens=8, stop=())
+    options: dict[str, Any] = {"model": NAME, "prompt": PROMPT, "max_tokens": 8, "seed": 7}
+    with running(model, temperature=0) as server:
+        client = server.client()
+        assert client.completions.create(**options).choices[0].text.strip() == greedy
+        drawn = client.completions.create(**options, temperature=1.5).choices[0].text
+    with running(model) as server:
+        client = server.client()
+        assert client.completions.create(**options, temperature=1.5).choices[0].text == drawn
+        assert client.completions.create(**options).choices[0].text.strip() != greedy
+
+
 def test_a_constrained_choice_is_the_one_that_the_local_chat_weighs_highest(
     server: Running, model: LanguageModel
 ) -> None:
