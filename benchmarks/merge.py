@@ -6,7 +6,9 @@
 Both read the same YAML file, turn by turn, each in a process of its own, start-up included; mergekit is never imported
 here. Inputs are SmolLM2-135M-Instruct in float32 and three copies of it, each moved by noise of a hundredth of the
 size of each tensor. The results are compared. ``--only-keeps`` measures memory against the size of the model instead:
-random weights of the shape of a 7B model, ``--scale`` of its layers.
+random weights in bfloat16 of the shape of a 7B model, ``--scale`` of its layers. ``--sparse N`` writes one of N pieces
+of each tensor and leaves holes (zeros) in place of the others, so that four such models need little of the disk; the
+result is written whole.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,27 +64,43 @@ def measured(command: list[str]) -> dict[str, float]:
     return {"clock": clock, "processor": processor, "memory": kibibytes * 1024 / 1e6}
 
 
-def write_model(folder: Path, tensors: dict[str, tuple[int, ...]], seed: int, base: Path | None, config: Any) -> None:
-    """A model of random weights, or a moved copy of one; piece by piece, so that this process stays small too."""
+def write_model(
+    folder: Path,
+    tensors: dict[str, tuple[int, ...]],
+    seed: int,
+    base: Path | None,
+    config: Any,
+    kind: str = "F32",
+    sparse: int = 1,
+) -> None:
+    """A model of random weights (one piece over and over: drawing billions takes longer than merging them), or a moved
+    copy of one; piece by piece, so that this process stays small too.
+
+    One of ``sparse`` pieces is written, and the others are holes in the file.
+    """
     from keeps.weights.checkpoints import Checkpoint
-    from keeps.weights.headers import lay_out
+    from keeps.weights.halves import encode
+    from keeps.weights.headers import SIZES, lay_out
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    layout = lay_out(folder / "model.safetensors", [(name, "F32", shape) for name, shape in tensors.items()])
+    layout = lay_out(folder / "model.safetensors", [(name, kind, shape) for name, shape in tensors.items()])
     source = Checkpoint.open(base) if base else None
     draw = np.random.default_rng(seed)
+    repeated = encode(np.float32(0.02) * draw.standard_normal(PIECE, dtype=np.float32), kind)
     with layout.path.open("wb") as file:
         file.write(layout.header)
+        file.truncate(layout.size)
         for stored in layout.tensors:
-            for start in range(0, stored.numel, PIECE):
+            for start in range(0, stored.numel, PIECE * sparse):
+                file.seek(stored.offset + start * SIZES[kind])
                 count = min(PIECE, stored.numel - start)
-                noise = draw.standard_normal(count, dtype=np.float32)
                 if source is None:
-                    file.write((0.02 * noise).tobytes())
+                    file.write(repeated[:count].data)
                     continue
+                noise = draw.standard_normal(count, dtype=np.float32)
                 values = source.read(stored.name, start, count)
-                file.write((values + np.float32(0.01 * float(values.std())) * noise).tobytes())
+                file.write(encode((values + 0.01 * float(values.std()) * noise).astype(np.float32), kind).tobytes())
 
 
 def real_models(folder: Path) -> list[Path]:
@@ -104,7 +123,7 @@ def real_models(folder: Path) -> list[Path]:
     return [base, *(folder / name for name in "abc")]
 
 
-def shaped_models(folder: Path, scale: float) -> list[Path]:
+def shaped_models(folder: Path, scale: float, sparse: int) -> list[Path]:
     """Random models of the shape of a 7B model with a part of its layers."""
     hidden, inside, words = SHAPE_7B["hidden"], SHAPE_7B["inside"], SHAPE_7B["words"]
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, hidden), "model.norm.weight": (hidden,)}
@@ -114,14 +133,14 @@ def shaped_models(folder: Path, scale: float) -> list[Path]:
         for name, shape in (("gate", (inside, hidden)), ("up", (inside, hidden)), ("down", (hidden, inside))):
             tensors[f"model.layers.{layer}.mlp.{name}_proj.weight"] = shape
     for seed, name in enumerate(("base", "a", "b", "c")):
-        write_model(folder / name, tensors, seed, None, {"model_type": "llama"})
+        write_model(folder / name, tensors, seed, None, {"model_type": "llama"}, "BF16", sparse)
     return [folder / name for name in ("base", "a", "b", "c")]
 
 
-def recipe(folder: Path, models: list[Path], method: str) -> Path:
+def recipe(folder: Path, models: list[Path], method: str, dtype: str = "float32") -> Path:
     """The YAML file that both read (JSON is YAML)."""
     path = folder / f"{method}.yml"
-    values = {**METHODS[method], "base_model": str(models[0]), "dtype": "float32"}
+    values = {**METHODS[method], "base_model": str(models[0]), "dtype": dtype}
     path.write_text(json.dumps({**values, "models": [{"model": str(model)} for model in models[1:]]}))
     return path
 
@@ -147,10 +166,12 @@ def ours(yaml: Path, out: Path, threads: int) -> list[str]:
     return [sys.executable, "-m", "keeps", "merge", "--yaml", str(yaml), *options]
 
 
-def compare(python: str, models: list[Path], folder: Path, rounds: int, threads: int) -> dict[str, Any]:
+def compare(
+    python: str, models: list[Path], folder: Path, rounds: int, threads: int, methods: Sequence[str]
+) -> dict[str, Any]:
     """Both, turn by turn."""
     found: dict[str, Any] = {}
-    for method in METHODS:
+    for method in methods:
         yaml = recipe(folder, models, method)
         sides: dict[str, list[dict[str, float]]] = {"mergekit": [], "keeps": []}
         for _ in range(rounds):
@@ -180,6 +201,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-keeps", action="store_true", help="memory of a 7B-shaped merge, without the peer")
     parser.add_argument("--scale", type=float, default=0.1, help="share of the layers of the 7B shape")
+    parser.add_argument("--sparse", type=int, default=1, help="with --only-keeps, write one of so many pieces")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--scratch", type=Path, help="where the models are written; by default the temporary folder")
     options = parser.parse_args()
     if not options.mergekit and not options.only_keeps:
@@ -189,14 +212,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         if options.only_keeps:
-            models = shaped_models(folder, options.scale)
+            models = shaped_models(folder, options.scale, options.sparse)
             report["bytes of one model"] = (models[0] / "model.safetensors").stat().st_size
-            for method in METHODS:
+            for method in options.methods:
                 shutil.rmtree(folder / "ours", ignore_errors=True)
-                report[method] = measured(ours(recipe(folder, models, method), folder / "ours", options.threads))
+                yaml = recipe(folder, models, method, "bfloat16")
+                report[method] = measured(ours(yaml, folder / "ours", options.threads))
         else:
             models = real_models(folder)
-            report |= compare(options.mergekit, models, folder, options.rounds, options.threads)
+            report |= compare(options.mergekit, models, folder, options.rounds, options.threads, options.methods)
     print(json.dumps(report, indent=2))
 
 

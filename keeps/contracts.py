@@ -267,3 +267,14 @@ class Method(Protocol):
     def __call__(self, model: Any, learn: Any, keep: Any = None, *, run: Run) -> Change:
         """Change ``model`` so that it knows ``learn`` and still knows ``keep``."""
         ...
+
+
+@runtime_checkable
+class FineTuneMerge(Method, Protocol):
+    """A method that is called with a loaded base and, as ``learn``, fine-tunes of it instead of records.
+
+    Attributes:
+        takes_fine_tunes: True; of a class that says nothing it is False.
+    """
+
+    takes_fine_tunes: ClassVar[bool]

@@ -10,7 +10,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from keeps.errors import SettingsError, UnknownNameError, nearest
@@ -131,6 +130,8 @@ def methods(verb: str | None = None) -> dict[str, MethodInfo]:
             info = value.__dict__.get("info") if isinstance(value, type) else None
             if isinstance(info, MethodInfo) and info.module == module.__name__:
                 found[info.name] = info
+    from importlib.metadata import entry_points  # only here, since it is slow to import
+
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         info = getattr(entry.load(), "info", None)
         if isinstance(info, MethodInfo):

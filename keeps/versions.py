@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 __version__ = "0.1.0"
@@ -19,6 +18,8 @@ def installed(distribution: str) -> str | None:
     >>> installed("no-such-distribution") is None
     True
     """
+    from importlib.metadata import PackageNotFoundError, version  # only here, since it is slow to import
+
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from keeps.claims.base import Check, Claim, ClaimRun
-from keeps.claims.twin_merging import RELATIONS, fine_tune, having, router_prompts, taught, trained
+from keeps.claims.twin_merging import RELATIONS, fine_tune, router_prompts, taught, trained
+from keeps.claims.twin_merging_static import having
 from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.data.select import load_records

@@ -84,7 +84,7 @@ def command(
     texts: Texts = None,
     seed: options.Seed = 0,
     threads: Threads = None,
-    chunk: ChunkSize = 1 << 18,
+    chunk: ChunkSize = 1 << 17,
     dry_run: DryRun = False,
     probe: Probe = None,
     device: options.Device = None,

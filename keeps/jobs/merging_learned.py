@@ -75,8 +75,8 @@ def named_texts(words: Sequence[str]) -> dict[str, str]:
 
 
 def takes_fine_tunes(info: MethodInfo) -> bool:
-    """Whether a method of this verb is called with a loaded base and fine-tunes of it."""
-    return info.verb == "merge" and "learn" in info.needs
+    """Whether a method is a :class:`~keeps.contracts.FineTuneMerge`."""
+    return info.verb == "merge" and getattr(info.implementation, "takes_fine_tunes", False)
 
 
 def merge_learned(

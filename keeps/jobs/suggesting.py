@@ -20,7 +20,7 @@ from keeps.data.records import RecordSet
 from keeps.errors import SettingsError, UnknownNameError, nearest
 from keeps.jobs.folders import check_new
 from keeps.jobs.merging import merge
-from keeps.jobs.merging_learned import load_plain, named_model
+from keeps.jobs.merging_learned import load_plain, named_model, takes_fine_tunes
 from keeps.jobs.merging_sources import folder_of
 from keeps.jobs.suggesting_ways import Trial, shown, ways
 from keeps.numerics.fronts import undominated
@@ -196,7 +196,7 @@ def merged_by(
     from keeps.models.checkpoint_files import load_checkpoint
     from keeps.models.language_model import LanguageModel
 
-    left_out = () if "learn" in find_method(method, "merge").needs else ("texts", "device")
+    left_out = () if takes_fine_tunes(find_method(method, "merge")) else ("texts", "device")
     given = {key: value for key, value in made.items() if key not in left_out}
     with tempfile.TemporaryDirectory(prefix="keeps-suggest-") as folder:
         out = Path(folder) / "merged"
@@ -209,7 +209,7 @@ def _words(trial: Trial, texts: Mapping[str, Any] | None) -> list[str]:
     for key, value in trial.settings.items():
         flag = key.replace("_", "-")
         words += [f"--{flag}"] if value is True else [f"--{flag}", shown(value)]
-    if "learn" in find_method(trial.method, "merge").needs:
+    if takes_fine_tunes(find_method(trial.method, "merge")):
         words += [word for name, spec in (texts or {}).items() for word in ("--texts", f"{name}={spec}")]
     return words
 

@@ -87,6 +87,7 @@ class AdaMerging:
     """See the top of this file."""
 
     Settings = AdaMergingSettings
+    takes_fine_tunes = True
 
     def __init__(self, settings: AdaMergingSettings) -> None:
         self.settings = settings

@@ -62,6 +62,7 @@ class EMR:
     """See the top of this file."""
 
     Settings = EMRSettings
+    takes_fine_tunes = True
 
     def __init__(self, settings: EMRSettings) -> None:
         self.settings = settings

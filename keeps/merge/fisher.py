@@ -77,6 +77,7 @@ class Fisher:
     """See the top of this file."""
 
     Settings = FisherSettings
+    takes_fine_tunes = True
 
     def __init__(self, settings: FisherSettings) -> None:
         self.settings = settings

@@ -63,6 +63,7 @@ class RegMean:
     """See the top of this file."""
 
     Settings = RegMeanSettings
+    takes_fine_tunes = True
 
     def __init__(self, settings: RegMeanSettings) -> None:
         self.settings = settings

@@ -94,6 +94,7 @@ class SkillPack:
     """See the top of this file."""
 
     Settings = SkillPackSettings
+    takes_fine_tunes = True
     most = 1  # fine-tunes that it takes
 
     def __init__(self, settings: SkillPackSettings) -> None:

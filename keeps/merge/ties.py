@@ -29,7 +29,7 @@ from keeps.registry import method
 from keeps.settings import setting
 from keeps.weights.consensus import agreeing_mean, elected_positive
 from keeps.weights.halves import Floats
-from keeps.weights.magnitudes import LowerBits, largest, magnitude_bits, threshold_stages
+from keeps.weights.magnitudes import LowerBits, largest, threshold_stages, without_small
 from keeps.weights.merge_method import Chunk, DeltaSettings, Merged, MergeMethod, Stage, TensorInfo, added
 
 
@@ -86,7 +86,7 @@ def trim(deltas: Floats, thresholds: NDArray[np.uint32]) -> Floats:
     Args:
         thresholds: bits of magnitudes, ``(models, 1)``.
     """
-    return np.where(magnitude_bits(deltas) >= thresholds, deltas, np.float32(0))
+    return without_small(deltas, thresholds)
 
 
 class MajoritySign:

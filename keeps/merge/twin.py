@@ -97,6 +97,7 @@ class Twin:
     """See the top of this file."""
 
     Settings = TwinSettings
+    takes_fine_tunes = True
 
     def __init__(self, settings: TwinSettings) -> None:
         self.settings = settings

@@ -47,6 +47,10 @@ class TensorSource(Protocol):
         """``count`` elements of the flattened tensor from ``start`` on, as float32 ``(count,)``."""
         ...
 
+    def read_into(self, name: str, start: int, values: Floats) -> None:
+        """As :meth:`read`, into ``values`` float32 ``(count,)``, contiguous: nothing is copied that need not be."""
+        ...
+
     def identity(self) -> list[Any]:
         """What decides the contents (JSON types): paths, sizes, times and headers of the files."""
         ...
@@ -105,6 +109,14 @@ class Checkpoint:
         raw = np.empty(count, dtype=kind)
         self._fill(stored, start * kind.itemsize, raw.data.cast("B"))
         return decode(raw, stored.kind)
+
+    def read_into(self, name: str, start: int, values: Floats) -> None:
+        """See :class:`TensorSource`."""
+        stored = self.tensors[name]
+        if stored.kind == "F32" and values.dtype == FLOAT_TYPES["F32"]:  # on disk as in memory
+            self._fill(stored, 4 * start, values.data.cast("B"))
+        else:
+            values[:] = self.read(name, start, len(values))
 
     def read_bytes(self, name: str, start: int, count: int) -> bytearray:
         """``count`` bytes of a tensor from byte ``start`` on, whatever its type."""

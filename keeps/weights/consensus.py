@@ -36,7 +36,10 @@ def agreeing_mean(weights: Floats, weighted: Floats, positive: NDArray[np.bool_]
         divisor += (towards > 0) * weight
         total += np.maximum(towards, 0, out=towards)
     if normalize:
-        divisor[divisor == 0] = 1
+        if (weights > 0).all():  # where nobody agrees 0 is divided by the smallest instead of by 0
+            np.maximum(divisor, weights.min(), out=divisor)
+        else:
+            divisor[divisor == 0] = 1
         total /= divisor
     total *= sign
     return total

@@ -92,6 +92,13 @@ class AdaptedCheckpoint:
         left, right = self._factors(name)
         return values + low_rank_piece(left, right, self._pairs[name].scale, start, count)
 
+    def read_into(self, name: str, start: int, values: Floats) -> None:
+        """See :class:`~keeps.weights.checkpoints.TensorSource`."""
+        if name in self._pairs:
+            values[:] = self.read(name, start, len(values))
+        else:
+            self.base.read_into(name, start, values)
+
     def identity(self) -> list[Any]:
         """See :class:`~keeps.weights.checkpoints.TensorSource`."""
         return [self.base.identity(), self._files.identity(), self._settings]

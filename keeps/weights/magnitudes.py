@@ -27,6 +27,24 @@ def magnitude_bits(values: Floats) -> NDArray[np.uint32]:
     return values.view(np.uint32) & np.uint32(0x7FFFFFFF)
 
 
+def without_small(values: Floats, thresholds: NDArray[np.uint32]) -> Floats:
+    """``values`` ``(models, n)`` with 0 for all whose magnitude is below the threshold of their row.
+
+    Whole numbers in place of ``np.where``, which takes three times as long: the sign of ``threshold - 1 - |bits|``,
+    drawn out over all bits, is the mask.
+
+    Args:
+        thresholds: as :func:`magnitude_bits`, ``(models, 1)``; :data:`NOTHING` keeps nothing.
+    """
+    below = np.minimum(thresholds.astype(np.int64) - 1, 0x7FFFFFFF).astype(np.int32)
+    bits = values.view(np.int32)
+    mask = bits & np.int32(0x7FFFFFFF)
+    np.subtract(below, mask, out=mask)
+    mask >>= 31
+    mask &= bits
+    return mask.view(np.float32)
+
+
 def place_from_above(counts: NDArray[np.int64], k: int) -> tuple[int, int]:
     """The bin of the k-th largest of what ``counts`` counts, and its rank within that bin (from 1).
 
@@ -75,12 +93,11 @@ class LowerBits:
         """Counts ``(models, thresholds, 65536)``."""
         bins = chunk.stats[UpperBits.name][..., 0]
         bits = magnitude_bits(chunk.deltas)
-        upper = (bits >> np.uint32(16)).astype(np.int16)
         found = np.zeros((*bins.shape, LOWER), dtype=np.int64)
         for place, wanted in np.ndenumerate(bins):
             if wanted >= 0:
-                inside = bits[place[0]][upper[place[0]] == wanted] & np.uint32(0xFFFF)
-                found[place] = np.bincount(inside.astype(np.intp), minlength=LOWER)
+                lower = bits[place[0]] ^ np.uint32(wanted << 16)  # below 65536 where the upper half is this bin
+                found[place] = np.bincount(lower[lower < LOWER].astype(np.intp), minlength=LOWER)
         return found
 
     def finish(self, total: NDArray[Any], tensor: TensorInfo, stats: Mapping[str, Any]) -> NDArray[np.uint32]:

@@ -28,7 +28,7 @@ from keeps.weights.merge_method import BLOCK, Chunk, Stage, TensorInfo, total_of
 from keeps.weights.merge_plan import MergePlan, Output, Place
 from keeps.weights.merge_report import PieceReport, TensorReport, measure, report_of
 
-CHUNK = 1 << 18  # elements: pieces of four models and their temporaries stay in the cache of a processor core
+CHUNK = 1 << 17  # elements: pieces of four models and their temporaries stay in the cache of a processor core
 SYNC_BYTES = 256 << 20  # written between two flushes to the disk; what is lost of them is made again
 
 
@@ -115,22 +115,26 @@ def _starts(output: Output, chunk: int) -> range:
 def _chunk(plan: MergePlan, output: Output, start: int, chunk: int, stats: Mapping[str, Any]) -> Chunk:
     """Read a piece of all models."""
     count = min(chunk, output.numel - start)
-    base = None if output.base is None else _piece(plan, output.base, start, count)
+    base = None
+    if output.base is not None:
+        base = np.empty(count, dtype=np.float32)
+        _fill(plan, output.base, start, base)
     reference = output.base or output.inputs[0]
     tuned = np.empty((len(output.inputs), count), dtype=np.float32)
     for row, place in zip(tuned, output.inputs, strict=True):
-        row[:] = _piece(plan, place, start, count, reference)
+        _fill(plan, place, start, row, reference)
     return Chunk(_info(output), start, tuned, base, plan.seed, stats, plan.delta_kind)
 
 
-def _piece(plan: MergePlan, place: Place, start: int, count: int, reference: Place | None = None) -> Floats:
-    """``count`` elements; those that a shorter embedding lacks come from the reference."""
+def _fill(plan: MergePlan, place: Place, start: int, row: Floats, reference: Place | None = None) -> None:
+    """Read into ``row``; elements that a shorter embedding lacks come from the reference."""
     source = plan.sources[place[0]]
-    there = max(0, min(count, source.tensors[place[1]].numel - start))
-    values = source.read(place[1], start, there) if there else np.empty(0, dtype=np.float32)
-    if there == count or reference is None:
-        return values
-    return np.concatenate([values, _piece(plan, reference, start + there, count - there)])
+    there = max(0, min(len(row), source.tensors[place[1]].numel - start))
+    if there:
+        source.read_into(place[1], start, row[:there])
+    if there < len(row):
+        assert reference is not None, "the reference has all rows of the result"
+        _fill(plan, reference, start + there, row[there:])
 
 
 def _whole_model(

@@ -162,7 +162,7 @@ def total_of(pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
 def added(base: Floats, update: Floats) -> Floats:
     """``base + update``; where nothing is added the very bits of ``base`` stay, the sign of a zero included."""
     result = base + update
-    if not update.all():
+    if (base == FLUSH).any():  # a base that is not zero stays as it is when a zero is added
         np.copyto(result, base, where=update == FLUSH)
     return result
 

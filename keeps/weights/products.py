@@ -37,8 +37,8 @@ def quick_block_sums(rows: Floats) -> NDArray[np.float64]:
     rest = rows[:, whole:]
     found = []
     for i, j in pairs(len(rows)):
-        sums = np.einsum("bn,bn->b", blocks[i], blocks[j])
-        found.append(np.append(sums, np.einsum("n,n->", rest[i], rest[j])) if whole < count else sums)
+        sums = (blocks[i, :, None, :] @ blocks[j, :, :, None]).ravel()  # each a dot product of the linear algebra
+        found.append(np.append(sums, rest[i] @ rest[j]) if whole < count else sums)
     return np.stack(found).astype(np.float64)
 
 

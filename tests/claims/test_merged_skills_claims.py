@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from pico_models import pico
 
 from keeps.claims import graftllm, twin_merging
 from keeps.claims.base import ClaimRun
-from keeps.claims.twin_merging import RELATIONS, having, normalised, router_prompts, scores, sweep_checks, taught
+from keeps.claims.twin_merging import RELATIONS, router_prompts, sweep_checks, taught
+from keeps.claims.twin_merging_static import SCALES, having, normalised, scores, static_merges
+from keeps.merge.emr import EMR, EMRSettings
 from keeps.models import LanguageModel
-from keeps.models.fine_tunes import Deltas
+from keeps.models.fine_tunes import Deltas, FineTune
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -54,10 +57,39 @@ def test_static_merges_are_asked_and_leave_the_model_alone(tuned: Any) -> None:
     model, (items, _) = tuned
     state = state_of(model)
     facts = {relation: taught(relation) for relation in RELATIONS[:1]}
-    found = twin_merging.static_merges(model, [Deltas(model, item) for item in items], facts, ClaimRun())
-    assert len(found) == 1 + 2 * len(twin_merging.SCALES)
+    found = static_merges(model, [Deltas(model, item) for item in items], facts, ClaimRun())
+    assert len(found) == 1 + 2 * len(SCALES)
     assert same_bits(model, state)
     assert scores(model, facts).keys() == facts.keys()
+
+
+def test_every_seed_has_fine_tunes_a_router_and_scores_of_its_own(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (items, _) = tuned
+    asked: list[tuple[str, int]] = []
+
+    def fine_tune(_: Any, relation: str, learn: Any, run: Any, seed: int) -> FineTune:
+        asked.append((relation, seed))
+        place = (RELATIONS.index(relation) + seed) % len(items)  # another folder with each seed
+        return FineTune(relation, items[place].folder, router_prompts(relation)[:6])
+
+    one = {relation: replace(taught(relation), records=taught(relation).records[:1]) for relation in RELATIONS}
+    monkeypatch.setattr(twin_merging.LanguageModel, "load", lambda **_: model)
+    monkeypatch.setattr(twin_merging, "taught", one.__getitem__)
+    monkeypatch.setattr(twin_merging, "fine_tune", fine_tune)
+    halves = {"task arithmetic, 1": dict.fromkeys(RELATIONS, 0.5)}
+    monkeypatch.setattr(twin_merging, "static_merges", lambda *_: halves)
+    monkeypatch.setattr(twin_merging, "SEEDS", (0, 1))
+    monkeypatch.setattr(twin_merging, "WAYS", {name: EMR(EMRSettings()) for name in ("emr", "regmean", "slow")})
+    run = ClaimRun()
+    checks = list(twin_merging.experiment(run))
+    assert asked == [(relation, seed) for seed in (0, 1) for relation in RELATIONS]
+    assert [check.name.split(" ")[0] for check in checks[-3:]] == ["accuracy", "normalised", "normalised"]
+    assert all(check.interval is not None for check in checks[-3:])
+    assert len(checks) == 8
+    rows = run.tables["normalised score by seed"]
+    assert all({"seed 0", "mean"} <= set(row) for row in rows.values())
+    assert [name for name, row in rows.items() if "seed 1" not in row] == ["slow"]
+    assert "twin at 10%" in run.tables["share answered, seed 1"]
 
 
 def test_a_method_that_keeps_the_wrong_triples_fails_the_sweep(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:

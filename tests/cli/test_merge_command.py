@@ -30,6 +30,27 @@ def test_a_plain_merge_imports_no_tensor_library(tmp_path: Path, method: str) ->
     assert (tmp_path / "out" / "merge.json").exists()
 
 
+def test_a_command_imports_none_of_the_others(tmp_path: Path) -> None:
+    base, models = family(tmp_path, 1)
+    words = ["merge", str(models[0]), "--base", str(base), "--out", str(tmp_path / "out"), "--dry-run"]
+    code = (
+        "import sys; from keeps.cli.main import main; code = main(sys.argv[1:]);"
+        "others = {'keeps.cli.adapt', 'keeps.cli.methods', 'rich.markdown'} & set(sys.modules);"
+        "sys.exit(f'{code} {others}' if code or others else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h", "merge"], ["merg"]])
+def test_what_is_no_command_alone_still_knows_all_of_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(words)
+    said = "".join(capsys.readouterr())
+    assert "merge" in said or "No such option" in said
+    if words == ["--help"]:
+        assert all(name in said for name in ("adapt", "unlearn", "probe", "setup"))
+
+
 def test_json_holds_the_report_of_every_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, models = family(tmp_path, 2)
     words = [*map(str, models), "--base", str(base), "--out", str(tmp_path / "out"), "--weights", "0.5,0.25"]

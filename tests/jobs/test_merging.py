@@ -140,6 +140,7 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], kind
 
 
 def test_a_method_that_runs_models_is_not_taken_for_one_that_merges_files(tmp_path: Path) -> None:
+    from keeps.contracts import FineTuneMerge
     from keeps.jobs.merging_learned import takes_fine_tunes
     from keeps.registry import methods
     from keeps.weights.merge_method import MergeMethod
@@ -147,6 +148,9 @@ def test_a_method_that_runs_models_is_not_taken_for_one_that_merges_files(tmp_pa
     others = {n: info for n, info in methods("merge").items() if not issubclass(info.implementation, MergeMethod)}
     loaded = {name for name, info in others.items() if takes_fine_tunes(info)}  # see test_merging_learned
     assert loaded == {"adamerging", "emr", "fisher", "regmean", "skillpack", "twin"}
+    assert all(
+        isinstance(info.implementation(info.settings()), FineTuneMerge) == (n in loaded) for n, info in others.items()
+    )
     for name in others.keys() - loaded:
         with pytest.raises(SettingsError, match="does not merge files"):
             merge(["a", "b"], "base", method=name, out=tmp_path / "out")

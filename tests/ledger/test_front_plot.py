@@ -18,10 +18,24 @@ def test_of_two_parents_each_has_an_axis_and_the_front_is_labelled() -> None:
     axes = figure.axes[0]
     assert "law" in axes.get_xlabel()
     assert "math" in axes.get_ylabel()
-    assert {text.get_text() for text in axes.texts} == {"ties (scale 1)", "average"}
+    assert {text.get_text() for text in axes.texts} == {"ties (scale 1)", "average", "dare"}
     joined = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
     assert [[70.0, 70.0], [80.0, 60.0]] in joined
     assert to_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+def test_what_scores_the_same_is_one_point_with_all_names() -> None:
+    scores = {"law": 80.0, "math": 60.0}
+    axes = draw_front([(name, scores, True) for name in ("average", "ties (scale 1)", "slerp")]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["average\nties (scale 1)\nand 1 more"]
+    assert len(axes.collections) == 1
+
+
+def test_of_many_trials_only_the_front_is_labelled() -> None:
+    beaten = [(f"dare (density {n})", {"law": 50.0 + n, "math": 40.0 - n}, False) for n in range(9)]
+    axes = draw_front([*TWO, *beaten]).axes[0]
+    assert {text.get_text() for text in axes.texts} == {"ties (scale 1)", "average"}
+    assert len(axes.collections) == 11
 
 
 def test_of_three_parents_the_mean_and_the_worst_are_drawn() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeps.weights.magnitudes import NOTHING, magnitude_bits, threshold_stages
+from keeps.weights.magnitudes import NOTHING, magnitude_bits, threshold_stages, without_small
 from keeps.weights.merge_method import Chunk, TensorInfo
 
 
@@ -35,6 +35,18 @@ def test_the_kth_largest_is_found_exactly(seed: int, count: int, data: Any) -> N
     wanted = np.sort(np.abs(values))[::-1][k - 1]
     for piece in (count, 7):
         assert np.uint32(threshold(values, k, piece)).view(np.float32) == wanted
+
+
+@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(1, 60))
+def test_small_entries_become_zero_and_the_others_keep_their_bits(seed: int, models: int, count: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = (draw.standard_normal((models, count)) * 10.0 ** draw.integers(-40, 38)).astype(np.float32)
+    values[draw.random(values.shape) < 0.2] = draw.choice(np.array([0.0, -0.0, np.inf, -np.inf], dtype=np.float32))
+    odd = np.array([0, 1, NOTHING, 0x7F800000], dtype=np.uint32)
+    of_an_entry = magnitude_bits(values)[np.arange(models), draw.integers(0, count, models)]
+    thresholds = np.where(draw.random(models) < 0.5, of_an_entry, draw.choice(odd, models))[:, None].astype(np.uint32)
+    wanted = np.where(magnitude_bits(values) >= thresholds, values, np.float32(0))
+    assert without_small(values, thresholds).tobytes() == wanted.tobytes()
 
 
 def test_nothing_is_asked_for_and_nothing_is_kept() -> None:
