@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from keeps.claims.base import Check, ClaimRun
-from keeps.claims.grounding_world import Item
-from keeps.contracts import Answer, Run
+from keeps.claims.grounding_world import Item, unresolved
+from keeps.contracts import Run
 from keeps.ground.fid import FiD, FiDSettings, passage_text
 from keeps.ground.rag_sequence import RAGSequence, RAGSequenceSettings
 from keeps.ground.rag_token import RAGToken, RAGTokenSettings
@@ -75,7 +75,7 @@ def marginal_checks(
         new = wilson(sum(planted), len(planted))
         yield Check(f"share of new objects that {name} gives when the index is swapped", new.value, "at least 0.70",
                     new.value >= 0.7, interval=(new.low, new.high), note=f"{len(planted)} questions")  # fmt: skip
-        lost = sum(not _resolves(answer, documents) for answer in answers)
+        lost = unresolved(answers, documents)
         yield Check(f"answers of {name} with a passage or citation that leads to no stored text", lost, "0", lost == 0)
         held = [(item, a) for item, a, ok in zip(some, deleted, right[::EVERY], strict=True) if ok]
         flips = [not any(stands_in(one, a.text) for one in item.answers) for item, a in held]
@@ -115,9 +115,3 @@ def fid_check(tokenizer: Any) -> Check:
     name = "texts of three that differ between FiD with one passage and plain encoder-decoder generation"
     note = "random weights: no trained encoder-decoder is embedded, so that answers of FiD are not measured"
     return Check(name, differ, "0", differ == 0, note=note)
-
-
-def _resolves(answer: Answer, documents: Mapping[str, str]) -> bool:
-    read = {item["id"]: item for item in answer.trace["passages"]}
-    whole = all(item["span"][1] <= len(documents.get(item["document"], "")) for item in read.values())
-    return whole and set(answer.citations) <= set(read)

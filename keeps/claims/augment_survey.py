@@ -5,6 +5,9 @@ plain retrieval: by words, by meaning, by both, in each order of passages, from 
 from one in which every fact has another object. Answers are what the model says, not candidates that are weighed:
 candidates of which one stands in the prompt would be half the answer. Then the same questions by sums over passages,
 the memory of contexts on invented biographies, tools, and how often answers follow instructions that stand in passages.
+
+With ``--data`` published questions are asked instead: PopQA by the popularity of its subjects, and SQuAD; see
+:mod:`keeps.claims.augment_published`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import Any
 from keeps.claims.augment_marginal import fid_check, marginal_checks, worked_example
 from keeps.claims.augment_output import knn_checks
 from keeps.claims.augment_poisoned import FACTS, follow_rates, mixed, poisoned
+from keeps.claims.augment_published import FILES, published_checks
 from keeps.claims.augment_tools import tools_table, whitelist_checks
 from keeps.claims.base import Check, Claim, ClaimRun
-from keeps.claims.grounding_world import Item, items, retrievers, statements
+from keeps.claims.grounding_world import Item, Nothing, items, retrievers, statements
 from keeps.contracts import Answer, Run
 from keeps.ground.adaptive_note import AdaptiveNote, AdaptiveNoteSettings
 from keeps.ground.ck_plug import CKPlug, CKPlugSettings
@@ -59,6 +63,12 @@ class Without:
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Closed book and plain retrieval, provenance; sums over passages, contexts, tools; poisoned passages."""
     chat = LocalChat(LanguageModel.load(device=run.device or "cpu", progress=run.progress))
+    if run.data is not None:
+        yield from worked_example()
+        yield fid_check(chat.model.tokenizer)
+        yield from whitelist_checks()
+        yield from published_checks(chat, run.data, run)
+        return
     asked = items(UNKNOWN)
     questions = [item.question for item in asked]
     documents = statements(DOCUMENTS)
@@ -93,15 +103,6 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     yield from whitelist_checks()
     run.tables["products of two numbers"] = tools_table(chat, run)
     run.tables["poisoned passages"] = poisoned_table(chat, run)
-
-
-class Nothing:
-    """A retriever that finds nothing, so that the model answers alone."""
-
-    def search(self, query: str, k: int) -> list[Hit]:
-        """Nothing."""
-        del query, k
-        return []
 
 
 def grounding_checks(asked: Sequence[Item], answers: Answers) -> Iterator[Check]:
@@ -201,4 +202,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=15,
     experiment=experiment,
+    files=FILES,
 )

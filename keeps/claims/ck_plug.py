@@ -5,6 +5,9 @@ true. The thresholds were found with the base model SmolLM2-135M in float32; the
 is its instruction-tuned sibling in four bits. The thresholds stayed as they were when it missed some of them: it says
 other things within five tokens, and its entropies open the gate at other places. ``--size full`` asks the base model
 itself, which comes from a hub.
+
+With ``--data`` the questions are those of SQuAD whose passages were changed to say another answer; see
+:mod:`keeps.claims.ck_plug_published`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from keeps.claims.base import Check, Claim, ClaimRun, Size
+from keeps.claims.ck_plug_published import FILES, published_checks
 from keeps.data.select import load_records
 from keeps.decoding.combine import CADCombine, CKCombine, Combine, Combined, leading
 from keeps.decoding.engine import Spoken, decode_in_step
@@ -100,9 +104,12 @@ class Asking:
 
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
-    """The worked example, the identity, the dial, its price on true contexts."""
+    """The worked example, the identity, the dial, its price on true contexts; or the dial on published conflicts."""
     yield _worked_example()
     model = LanguageModel.load(MODELS[run.size], device=run.device or "cpu", progress=run.progress)
+    if run.data is not None:
+        yield from published_checks(model, run.data, run)
+        return
     run.progress.message("the identity at alpha 0.5")
     yield from identity_checks(model)
     items = capitals(CAPITALS)
@@ -226,4 +233,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=5,
     experiment=experiment,
+    files=FILES,
 )

@@ -3,6 +3,8 @@
 The loop is checked with a scripted thinker, whose every step is known. The editor is trained, as an adapter of the
 embedded model, on invented worlds of two hops, and measured on others. End to end, both hops of each question lie
 among 50 facts of other worlds; the same facts in front of the question (as IKE does) are the baseline.
+
+With ``--data`` the editor is trained and measured on published chains (:mod:`keeps.claims.editcot_published`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keeps.claims.base import Check, Claim, ClaimRun
+from keeps.claims.editcot_published import FILES, hotpot
 from keeps.claims.editcot_worlds import ScriptedChains, ScriptedThinker, World, editor_pairs, worlds
 from keeps.contracts import Run
 from keeps.edit.editcot import EditCoTSettings, EditedThinker, _Editor
@@ -51,6 +54,9 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     yield from loop_checks(encoder)
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
     yield _direct_path(model, encoder)
+    if run.data is not None:
+        yield from hotpot(model, encoder, TRAINING, run)
+        return
     run.progress.message(f"training the editor on {PAIRS} pairs")
     with tempfile.TemporaryDirectory() as folder:
         pairs = editor_pairs(worlds(PAIRS // 2, seed=1))
@@ -159,4 +165,5 @@ CLAIM = Claim(
     seeds=(0,),
     minutes=15,
     experiment=experiment,
+    files=FILES,
 )

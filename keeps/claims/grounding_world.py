@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from keeps.contracts import Answer
 from keeps.data.records import Fact
 from keeps.data.select import load_records
 from keeps.retrieval.corpus import Corpus
 from keeps.retrieval.embedders import DEFAULT_ENCODER
 from keeps.retrieval.hybrid import HybridRetriever
+from keeps.sources import Hit
 
 QUESTIONS: Mapping[str, str] = {
     "capital": "What is the capital of {subject}?",
@@ -78,6 +80,20 @@ def lexical_retriever(documents: Mapping[str, str]) -> HybridRetriever:
     return retrievers(documents, ("lexical",))["lexical"]
 
 
+class Nothing:
+    """A retriever that finds nothing, so that the model answers alone."""
+
+    def search(self, query: str, k: int) -> list[Hit]:
+        """Nothing."""
+        del query, k
+        return []
+
+
+def unresolved(answers: Sequence[Answer], documents: Mapping[str, str]) -> int:
+    """How many answers have a passage or a citation that leads to no text of ``documents``."""
+    return sum(not _resolves(answer, documents) for answer in answers)
+
+
 @dataclass(frozen=True)
 class TwoHops:
     """A question whose answer stands in ``document``, which it does not name."""
@@ -102,6 +118,12 @@ def two_hop_world(count: int) -> tuple[list[TwoHops], dict[str, str]]:
     ]
     documents = {item.id: item.statement for item in (*cities, *currencies.values())}
     return found, documents
+
+
+def _resolves(answer: Answer, documents: Mapping[str, str]) -> bool:
+    read = {item["id"]: item for item in answer.trace["passages"]}
+    whole = all(item["span"][1] <= len(documents.get(item["document"], "")) for item in read.values())
+    return whole and set(answer.citations) <= set(read)
 
 
 def _objects(relation: str) -> tuple[str, ...]:

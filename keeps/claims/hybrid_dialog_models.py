@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from keeps.claims.base import ClaimRun
+from keeps.claims.base import Check, ClaimRun
 from keeps.claims.hybrid_dialog_world import TEMPLATES, as_text, conversations, small_model, town
 from keeps.contracts import Run
 from keeps.data.entities import EntityBase
@@ -16,12 +17,14 @@ from keeps.data.entity_dialogs import Reply
 from keeps.ground.hybrid_dialog import HybridDialog, HybridDialogSettings, JointDialog, Ranked
 from keeps.ground.hybrid_sources import entity_values
 from keeps.models.language_model import LanguageModel
+from keeps.numerics.bootstrap import bootstrap_interval
 from keeps.numerics.dialog_scores import SlotCounts, SlotValue, find_values, sentence_bleu, slot_counts, success_at
+from keeps.numerics.max_cut import cut_weight
 from keeps.training.dialog_labels import oracle
 from keeps.training.dialog_lessons import Lessons, dialog_lessons
 from keeps.training.examples import tokenise
 from keeps.training.loop import train
-from keeps.training.relocation import moved_slots, relocated, unstructured
+from keeps.training.relocation import Relocation, moved_slots, relocated, unstructured, value_graph
 from keeps.training.settings import TrainingSettings
 
 SEED = 0
@@ -126,6 +129,53 @@ def measured(
         success.append(entity in oracle(reply, full))
         bleu.append([sentence_bleu(text, reply.text, order) for order in (1, 4)])
     return Measured(tuple(counts), tuple(success), (mean(one for one, _ in bleu), mean(four for _, four in bleu)))
+
+
+def tool_checks(
+    full: EntityBase,
+    replies: Sequence[Reply],
+    variants: Mapping[str, EntityBase],
+    cut: Relocation | None = None,
+    *,
+    documents: bool = False,
+) -> Iterator[Check]:
+    """What the data tool must give (card, point 1).
+
+    Args:
+        cut: how the hybrid variant came about; default: that of the invented town is made anew.
+        documents: whether documents that nothing moved into are compared too.
+    """
+    lost = sum(len(base.facts() ^ full.facts()) for base in variants.values())
+    yield Check(f"facts of {len(full)} entities that differ between the variants", lost, "0", lost == 0)
+    if documents:
+        changed = sum(len(_told(base) ^ _told(full)) for base in variants.values())
+        name = f"of {sum(len(entity.documents) for entity in full)} documents those that differ between the variants"
+        yield Check(name, changed, "0", changed == 0)
+    nodes, weights = value_graph(full, replies)
+    found = cut or relocated(full, replies, TEMPLATES, seed=SEED)
+    chance = random.Random(SEED)
+    sides = [chance.random() < 0.5 for _ in nodes]
+    share, split = found.cut / found.total, cut_weight(weights, sides) / found.total
+    holds = share >= 0.5 and share >= split
+    yield Check("share of the weight that is cut", share, "at least 0.5, and a random split's", holds, split)
+    left = sum(len(entity.slots) for entity in variants["unstructured"])
+    yield Check("slots besides the name in the unstructured table", left, "0", left == 0)
+
+
+def _told(base: EntityBase) -> set[tuple[str, str, str]]:
+    """Documents that nothing moved into, with their entities."""
+    return {(e.id, d.title, d.body) for e in base for d in e.documents if not d.states}
+
+
+def fall(before: Measured, after: Measured) -> tuple[float, float, float]:
+    """Points of F1 from ``before`` to ``after``, with an interval over conversations drawn anew in pairs."""
+    pairs = list(zip(before.counts, after.counts, strict=True))
+
+    def points(samples: Sequence[Sequence[tuple[SlotCounts, SlotCounts]]]) -> float:
+        one, other = (sum((pair[side] for pair in samples[0]), SlotCounts()) for side in (0, 1))
+        return 100 * (one.f1 - other.f1)
+
+    return points([pairs]), *bootstrap_interval([pairs], points, seed=SEED)
 
 
 def values(text: str, full: EntityBase) -> set[SlotValue]:

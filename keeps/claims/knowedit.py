@@ -1,8 +1,9 @@
 """The claim of the survey of editors: all editing methods of the library on one job, by the four standard scores.
 
 Requests in the style of CounterFact are made one at a time from the untouched model, which has its weights back after
-each; what a method trains for all edits (an editor, a classifier, a side memory) gets the same edits in one go. By
-default the requests come from the built-in world, with ``--data`` from a file of CounterFact.
+each; what a method trains for all edits (an editor, a classifier, a side memory) gets the same edits in one go. The
+requests come from the built-in world; with ``--data`` the methods that checks are about get those of CounterFact and
+zsRE (:mod:`keeps.claims.knowedit_published`).
 """
 
 from __future__ import annotations
@@ -10,29 +11,28 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.knowedit_exactness import exact_checks
+from keeps.claims.knowedit_published import FILES, published, published_edits
 from keeps.claims.knowedit_sequence import after_sequence, fluency_checks, grace_checks, neutral_texts, text_logits
-from keeps.claims.published import published_file
+from keeps.claims.knowedit_tables import figures, measure, short
 from keeps.contracts import Row, Run
 from keeps.data.edit_facts import edits_from_facts
-from keeps.data.edits import Edit, read_edits
+from keeps.data.edits import Edit
 from keeps.data.records import Fact
 from keeps.data.select import load_records
 from keeps.errors import KeepsError
 from keeps.jobs.editing_singly import edit_singly
 from keeps.models.language_model import LanguageModel
-from keeps.probe.base import Findings, Measure, ModelRows
+from keeps.probe.base import Findings, ModelRows
 from keeps.probe.editing import EditingProbe
 from keeps.probe.editing_measures import editing_findings
 from keeps.registry import find_method, methods
 
 CARD = "knowedit"
-FILES = ("counterfact/counterfact_full.jsonl",)
 WORLD = "world:known:capital,world:known:country_of_city"
 SEED = 0
 REQUESTS = 20  # of the methods that checks are about; the others get FEWER
@@ -48,30 +48,27 @@ LOCATE: Mapping[str, Any] = {"short_prefixes": 2, "long_prefixes": 1, "steps": 1
 CHAIN: Mapping[str, Any] = {"short_prefixes": 1, "long_prefixes": 0, "steps": 10}
 SETTINGS: Mapping[str, Mapping[str, Any]] = dict.fromkeys(("rome", "r_rome", "memit", "emmet", "alphaedit"), LOCATE)
 LOCATED_LAYER, MOMENT_TOKENS = 6, 20000
-COLUMNS: Mapping[str, str] = {
-    "success": "rewrite.exact",
-    "rephrase": "rephrase.exact",
-    "portability": "portability.token",
-    "locality": "locality.exact",
-    "fluency": "fluency.ngram_entropy",
-}
 
 
-def requests(run: ClaimRun, count: int) -> tuple[Edit, ...]:
-    """The first ``count`` edits of the data, each with at most two prompts of a kind."""
-    if run.data is not None:
-        return tuple(_short(edit) for edit in read_edits(published_file(run.data, FILES[0]), limit=count))
+def requests(count: int) -> tuple[Edit, ...]:
+    """``count`` edits of the built-in world, each with at most two prompts of a kind."""
     pool = [record for record in load_records("world") if isinstance(record, Fact)]
     facts = [record for record in load_records(WORLD) if isinstance(record, Fact)]
     by_relation = {name: [fact for fact in facts if fact.relation == name] for name in ("capital", "country_of_city")}
     mixed = [fact for pair in zip(*by_relation.values(), strict=False) for fact in pair]
-    return tuple(_short(edit) for edit in edits_from_facts(mixed[:count], pool=pool, seed=SEED))
+    return tuple(short(edit) for edit in edits_from_facts(mixed[:count], pool=pool, seed=SEED))
 
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """The identities, then all methods on the same requests, then sequences."""
     model = LanguageModel.load(device=run.device or "cpu")
-    edits = requests(run, SEQUENCE)
+    if run.data is not None:
+        edits = published_edits(run.data, "CounterFact", CODEBOOK)
+        yield from exact_checks(model, edits, LOCATED_LAYER, MOMENT_TOKENS)
+        yield from published(model, run, CHECKED, SETTINGS)
+        yield from _ike_check(model, edits[0])
+        return
+    edits = requests(SEQUENCE)
     yield from exact_checks(model, edits[:CODEBOOK], LOCATED_LAYER, MOMENT_TOKENS)
     first = edits[:REQUESTS]
     before = list(EditingProbe(first, distraction=False, generation_tokens=TOKENS)(model))
@@ -89,7 +86,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
             table[name] = {"not run": str(error)}
             continue
         restored &= same
-        table[name] = {"edits": len(wanted), "alone": name not in TOGETHER, **_figures(findings, name, seconds)}
+        table[name] = {"edits": len(wanted), "alone": name not in TOGETHER, **figures(findings, name, seconds)}
     yield from _table_checks(table)
     yield Check("the model has its very weights back after every edit", float(restored), "always", restored)
     yield from _ike_check(model, first[0])
@@ -142,14 +139,6 @@ def _measured(
     return findings, seconds, model.fingerprint == fingerprint
 
 
-def _figures(findings: Findings, name: str, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for column, metric in COLUMNS.items():
-        item = _measure(findings, metric, name)
-        found[column] = None if item is None else {"value": item.value, "low": item.low, "high": item.high, "n": item.n}
-    return {**found, "seconds": seconds}
-
-
 def _table_checks(table: Mapping[str, Any]) -> Iterator[Check]:
     for name in ("rome", "ft_m"):
         item = table.get(name, {}).get("success")
@@ -200,29 +189,8 @@ def _sequences(model: LanguageModel, edits: Sequence[Edit], run: ClaimRun) -> It
     )
 
 
-def _short(edit: Edit) -> Edit:
-    kinds: dict[str, int] = {}
-
-    def few(prompts: Any) -> tuple[Any, ...]:
-        kept = []
-        for asked in prompts:
-            kinds[asked.kind] = kinds.get(asked.kind, 0) + 1
-            if kinds[asked.kind] <= 2:
-                kept.append(asked)
-        return tuple(kept)
-
-    return replace(
-        edit, paraphrases=edit.paraphrases[:2], portability=few(edit.portability), locality=few(edit.locality)
-    )
-
-
-def _measure(findings: Findings, metric: str, model: str) -> Measure | None:
-    found = (item for item in findings.measures if item.metric == metric and item.model == model)
-    return next((item for item in found if item.group == "all" and item.value is not None), None)
-
-
 def _value(findings: Findings, metric: str, model: str) -> float | None:
-    item = _measure(findings, metric, model)
+    item = measure(findings, metric, model)
     return None if item is None else item.value
 
 

@@ -2,6 +2,8 @@
 
 An oracle and a blind walker, for which everything can be computed, prove loop, stop rules and books. The embedded
 model then walks through graphs of invented people, before and after training on walks through other graphs.
+
+With ``--data`` it walks through WN18RR instead, as it is; see :mod:`keeps.claims.ksl_published`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any
 from keeps.adapt.lora import LoRA
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.ksl_graphs import blank_graph, columns, people_graph, two_hop_questions
+from keeps.claims.ksl_published import published_checks
+from keeps.claims.ksl_wordnet import FILES
 from keeps.contracts import Answer, Run
 from keeps.data.records import Example, RecordSet
 from keeps.data.triples import Triple
@@ -53,11 +57,14 @@ class Stub:
 
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
-    """Stubs, then the model as it is, then the model that has learned to walk."""
+    """Stubs, then the model as it is, then the model that has learned to walk; or the model as it is on WN18RR."""
     yield from oracle_checks()
     yield blind_check()
     yield _stop_check()
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    if run.data is not None:
+        yield from published_checks(model, Stub(lambda ask: 0), run.data, run)
+        return
     yield from _zero_shot(model, run)
     yield from _tuned(model, run)
 
@@ -234,4 +241,5 @@ CLAIM = Claim(
     seeds=(GRAPH,),
     minutes=20,
     experiment=experiment,
+    files=FILES,
 )

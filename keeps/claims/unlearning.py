@@ -4,15 +4,15 @@ The embedded model learns 60 invented facts, 20 of which are then to be forgotte
 model and takes the same steps; beside them stands the gold standard, the base model trained on the other 40 alone.
 Nothing was chosen on what is reported: steps and learning rate are one pair for all methods, and a method's own
 settings are its defaults but where the table says otherwise.
+
+With ``--data`` the facts are those of TOFU, with its measures (:mod:`keeps.claims.unlearning_published`).
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +21,17 @@ from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.unlearning_exactness import exactness_checks
+from keeps.claims.unlearning_learning import forgotten, trained_on
 from keeps.claims.unlearning_people import examples_of, invented_facts
+from keeps.claims.unlearning_published import FILES, tofu
 from keeps.contracts import Run
-from keeps.data.records import Example, RecordSet
+from keeps.data.records import Example
 from keeps.data.text import text_passages
 from keeps.models.adapters import added
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.membership import attack_area, min_k_score, privacy_leakage
 from keeps.numerics.two_samples import kolmogorov_smirnov
 from keeps.numerics.unlearning_scores import truth_ratio
-from keeps.registry import find_method
 from keeps.training.adapter import AdapterSettings, wrap
 from keeps.training.examples import tokenise
 from keeps.training.loop import train
@@ -100,9 +101,13 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     """What is exact, the start, the gold standard, then every method."""
     yield from exactness_checks()
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
-    with trained_on(model, examples_of("retain"), run):
+    if run.data is not None:
+        yield from tofu(model, run)
+        return
+    learning = AdapterSettings(epochs=40, stop_loss=LEARNED, **LEARNING)
+    with trained_on(model, examples_of("retain"), learning, run, SEED):
         retrained = scores(model)
-    with trained_on(model, examples_of("forget", "retain"), run):
+    with trained_on(model, examples_of("forget", "retain"), learning, run, SEED):
         before = scores(model)
         yield from _start_checks(before, retrained)
         table = {"before": before.row(before, retrained), "retrained": retrained.row(before, retrained)}
@@ -118,37 +123,13 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     run.tables["settings"] = {name: dict(settings) for name, settings in METHODS.items()}
 
 
-@contextmanager
-def trained_on(model: LanguageModel, records: RecordSet, run: ClaimRun) -> Iterator[None]:
-    """``model`` with an adapter in its weights that was trained on ``records`` until it knows them by heart."""
-    settings = AdapterSettings(epochs=40, stop_loss=LEARNED, **LEARNING)
-    wrapped = wrap(model, settings, seed=SEED)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            circumstances = Run(Path(folder), seed=SEED, device=str(model.device), progress=run.progress)
-            pad = model.encoder.pad_token_id
-            train(wrapped.peft_model, tokenise(model, records), settings, circumstances, pad_token_id=pad)
-        factors = wrapped.factors()
-    finally:
-        wrapped.unwrap()
-    with added(model.model, factors, settings.scaling):
-        yield
-
-
 def unlearned(model: LanguageModel, name: str, settings: Mapping[str, Any], run: ClaimRun) -> Scores:
     """The scores of ``model`` after the method called ``name``; its weights are as before."""
-    info = find_method(name, "unlearn")
-    with tempfile.TemporaryDirectory() as folder:
-        circumstances = Run(Path(folder), seed=SEED, device=str(model.device), progress=run.progress)
-        started = time.monotonic()
-        method = info.implementation(info.settings.from_mapping(settings))
-        change = method(model, examples_of("forget"), examples_of("retain"), run=circumstances)
-        seconds = time.monotonic() - started
-        changed = change.apply(model)
-        try:
-            return scores(changed, seconds)
-        finally:
-            changed.undo()
+    with forgotten(model, name, settings, examples_of("forget"), examples_of("retain"), run, SEED) as (
+        changed,
+        seconds,
+    ):
+        return scores(changed, seconds)
 
 
 def scores(model: Any, seconds: float = 0.0) -> Scores:
@@ -246,4 +227,5 @@ CLAIM = Claim(
     seeds=(SEED,),
     minutes=15,
     experiment=experiment,
+    files=FILES,
 )

@@ -97,6 +97,7 @@ class TripleWalk:
 
     def __init__(self, triples: TripleSet, *, inverse: bool = True) -> None:
         self.triples, self.inverse = triples, inverse
+        self._made: dict[str, tuple[Hop, ...]] = {}  # a search through a large graph asks for a node again and again
 
     @classmethod
     def of(cls, triples: Iterable[Triple], *, inverse: bool = True) -> TripleWalk:
@@ -110,15 +111,13 @@ class TripleWalk:
 
     def hops(self, node: str) -> list[Hop]:
         """See :class:`Walkable`; outgoing edges first."""
-        said = self.triples.statement
-        rows = self.triples.outgoing.get(node, ())
-        found = [Hop(node, item.relation, item.tail, False, (item.id,), said(item)) for item in rows]
-        if self.inverse:
-            rows = self.triples.incoming.get(node, ())
-            found += [
-                Hop(node, item.relation, item.head, True, (item.id,), said(item)) for item in rows if item.head != node
-            ]
-        return found
+        if node not in self._made:
+            said, rows = self.triples.statement, self.triples.outgoing.get(node, ())
+            found = [Hop(node, item.relation, item.tail, False, (item.id,), said(item)) for item in rows]
+            rows = [item for item in self.triples.incoming.get(node, ()) if self.inverse and item.head != node]
+            found += [Hop(node, item.relation, item.head, True, (item.id,), said(item)) for item in rows]
+            self._made[node] = tuple(found)
+        return list(self._made[node])
 
 
 class StepWalk:

@@ -172,18 +172,20 @@ def _utility(model: ModelRows, how: _How) -> list[Measure]:
     if missing:
         note = f"no questions with wrong answers in {', '.join(missing)}"
         return [Measure("model_utility", ALL, None, 0, note=note, **named)]
-    triples = [[_triple(row, how) for row in groups[part]] for part in KEPT]
-    low, high = bootstrap_interval(triples, _nine, seed=how.seed)
+    triples = [[utility_triple(row, how.averaging) for row in groups[part]] for part in KEPT]
+    low, high = bootstrap_interval(triples, utility_of, seed=how.seed)
     count = sum(map(len, triples))
-    return [Measure("model_utility", ALL, _nine(triples), count, low, high, **named)]
+    return [Measure("model_utility", ALL, utility_of(triples), count, low, high, **named)]
 
 
-def _nine(triples: Sequence[Sequence[Triple]]) -> float:
+def utility_of(triples: Sequence[Sequence[Triple]]) -> float:
+    """The harmonic mean of the nine figures: the mean of each place of the triples of each part."""
     return harmonic_mean([math.fsum(column) / len(part) for part in triples for column in zip(*part, strict=True)])
 
 
-def _triple(row: Row, how: _How) -> Triple:
-    ratio = truth_ratio(row.details["right"], row.details["wrong"], averaging=how.averaging)
+def utility_triple(row: Row, averaging: Any) -> Triple:
+    """Probability, ROUGE-L recall and max(0, 1 - R) of a row that has wrong answers."""
+    ratio = truth_ratio(row.details["right"], row.details["wrong"], averaging=averaging)
     return _probability(row), row.details["rouge_l_recall"], truth_ratio_kept(ratio)
 
 

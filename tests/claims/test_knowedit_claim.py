@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from keeps.claims.base import ClaimRun
 from keeps.claims.knowedit import CHECKED, TOGETHER, _order, _table_checks, requests
 from keeps.claims.knowedit_sequence import fluency_checks
 from keeps.registry import methods
 
 
 def test_requests_ask_for_another_object_than_the_one_that_is_known() -> None:
-    edits = requests(ClaimRun(), 20)
+    edits = requests(20)
     assert len(edits) == len({edit.id for edit in edits}) == 20
     assert {edit.relation for edit in edits} == {"capital", "country_of_city"}
     for edit in edits:
@@ -22,23 +18,6 @@ def test_requests_ask_for_another_object_than_the_one_that_is_known() -> None:
         assert edit.target_new != edit.target_true
         assert edit.paraphrases
         assert all(edit.target_new not in asked.answers for asked in edit.locality)
-
-
-def test_requests_come_from_a_file_of_counterfact_too(tmp_path: Path) -> None:
-    row = {
-        "case_id": 1,
-        "requested_rewrite": {
-            "prompt": "{} lies in",
-            "subject": "Oslo",
-            "relation_id": "P17",
-            "target_new": {"str": "Sweden"},
-            "target_true": {"str": "Norway"},
-        },
-        "paraphrase_prompts": ["One finds Oslo in"],
-        "neighborhood_prompts": ["Bergen lies in"],
-    }
-    (tmp_path / "counterfact_full.jsonl").write_text(json.dumps(row) + "\n")
-    assert [edit.target_new for edit in requests(ClaimRun(data=tmp_path), 20)] == ["Sweden"]
 
 
 def test_every_method_of_the_card_is_in_the_table_those_of_the_checks_first() -> None:
