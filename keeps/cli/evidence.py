@@ -39,6 +39,15 @@ def read_evidence(card: str, folder: Path | None = None) -> dict[str, Any] | Non
     return found
 
 
+def on_published_data(card: str) -> str:
+    """What the evidence of a claim's form on published data is called.
+
+    >>> on_published_data("ck_plug")
+    'ck_plug_data'
+    """
+    return f"{card}_data"
+
+
 def verdict(card: str, folder: Path | None = None) -> str:
     """``holds``, ``does not hold``, ``not run``, or ``no claim`` of what implements no published system."""
     found = read_evidence(card, folder)

@@ -82,6 +82,36 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         "24 capitals behind a false context, five tokens, greedy.",
     ),
+    "augment_survey_data": Layout(
+        "PopQA by popularity",
+        "Subjects",
+        (
+            Column("questions", "Questions", "count"),
+            Column("closed book", "Right alone (%)"),
+            Column("rag", "Right with passages (%)"),
+            Column("gained", "Gained", "count"),
+            Column("lost", "Lost", "count"),
+        ),
+        "PopQA, two passages a question; thirds by popularity within each kind of question.",
+    ),
+    "ck_plug_data": Layout(
+        "changed passages, chosen answers",
+        "Decoding",
+        (
+            Column("ConR", "Passage's answer (%)"),
+            Column("ParR", "True answer (%)"),
+        ),
+        "50 questions of SQuAD behind passages with another answer, chosen where the two answers part.",
+    ),
+    "ksl_data": Layout(
+        "two hops",
+        "Way",
+        (
+            Column("right", "Right (%)"),
+            Column("supported", "With a path (%)"),
+        ),
+        "120 questions for the kind of the kind of a thing, four choices that are all two edges away in WN18RR.",
+    ),
     "unlearning": Layout(
         "methods",
         "Model",

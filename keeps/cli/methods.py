@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from keeps.cli import options
-from keeps.cli.evidence import figure, read_evidence, verdict
+from keeps.cli.evidence import figure, on_published_data, read_evidence, verdict
 from keeps.cli.generated import default_text, metavar
 from keeps.cli.terminal import terminal
 from keeps.registry import MethodInfo, find_method, methods
@@ -71,6 +71,7 @@ def card(info: MethodInfo) -> dict[str, Any]:
         "documentation": info.documentation,
         "settings": settings,
         "evidence": read_evidence(info.card),
+        "evidence_on_published_data": read_evidence(on_published_data(info.card)),
     }
 
 
@@ -111,6 +112,10 @@ def show_evidence(console: Console, name: str) -> None:
         console.print(f"claim: not run; keeps reproduce {name} measures it", markup=False)
         return
     show_checks(console, found)
+    published = read_evidence(on_published_data(name))
+    if published is not None:
+        console.print("\nthe same on published data", markup=False)
+        show_checks(console, published)
 
 
 def show_checks(console: Console, found: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keeps.cli.evidence import figure, read_evidence, verdict_line
+from keeps.cli.evidence import figure, on_published_data, read_evidence, verdict_line
 from keeps.cli.generated import default_text, metavar
 from keeps.registry import MethodInfo, methods
 
@@ -91,7 +91,16 @@ def evidence_section(card: str) -> str:
         return "It implements no published system, and has none."
     if found is None:
         return f"Not run yet. `keeps reproduce {card}` measures it."
-    lines = [str(found.get("claim", "")), "", f"Verdict: **{found.get('verdict', 'not run')}**.", ""]
+    parts = [str(found.get("claim", "")), evidence_table(found)]
+    published = read_evidence(on_published_data(card))
+    if published is not None:
+        parts += ["### On published data", evidence_table(published)]
+    return "\n\n".join(parts)
+
+
+def evidence_table(found: Mapping[str, Any]) -> str:
+    """The verdict of one run of a claim, its checks, and how it was run."""
+    lines = [f"Verdict: **{found.get('verdict', 'not run')}**.", ""]
     lines += ["| Check | Measured | Interval | Baseline | Threshold | Holds |", "| --- | --- | --- | --- | --- | --- |"]
     for check in found.get("checks", ()):
         names = ("name", "measured", "interval", "baseline", "threshold")

@@ -112,6 +112,20 @@ def test_a_methods_page_is_made_of_docstring_settings_and_evidence(evidence: Pat
     assert "keeps reproduce nothing" in evidence_section("nothing")
 
 
+def test_figures_on_published_data_stand_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    section = evidence_section("ck_plug")
+    own, published = section.split("### On published data")
+    assert "keeps reproduce ck_plug`" not in published
+    assert "--data" in published
+    assert "--data" not in own
+    assert main(["methods", "ck_plug"]) == 0
+    assert "the same on published data" in capsys.readouterr().out
+    assert main(["methods", "ck_plug", "--json"]) == 0
+    assert "--data" in json.loads(capsys.readouterr().out)["evidence_on_published_data"]["command"]
+    assert main(["methods", "corda"]) == 0
+    assert "published data" not in capsys.readouterr().out
+
+
 def test_the_table_links_every_page() -> None:
     table = methods_table(methods().values())
     assert all(f"(methods/{name}.md)" in table for name in methods())
