@@ -19,6 +19,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def kinds(model: Any, net: WordNet, graph: TripleWalk, run: ClaimRun) -> Iterato
     run.tables["two hops"] = table(answers, questions)
     yield gained(f"{len(questions)} questions for the kind of a kind", answers, questions, GAIN)
     yield no_help("the same where the choices have changed places in the graph", answers, questions)
-    yield edges_known(graph, answers[WALK])
+    yield replace(edges_known(graph, answers[WALK]), name="edges of the paths of two hops that are in WN18RR")
 
 
 def wrong_around(around: Sequence[Around]) -> TripleWalk:
