@@ -222,6 +222,6 @@ def test_the_whole_form_runs_on_files_in_the_published_format(published: Path, m
     run, first = ClaimRun(data=published), Stub(lambda ask: 0)
     checks = list(published_checks(first, first, published, run))
     assert len(checks) == 6
-    assert {check.name: check.holds for check in checks}["edges of the paths that are in the graph"]
+    assert {check.name: check.holds for check in checks}["edges of the paths of two hops that are in WN18RR"]
     assert set(run.tables) == {"two hops", "CommonsenseQA", "CommonsenseQA, linked"}
     assert run.tables["two hops"]["walk"]["stops"] == {"answer_node": 6}
