@@ -225,7 +225,7 @@ CLAIM = Claim(
     "0.59, GA 1e-239 / 0, NPO 0.02 / 0.46, RMU 3e-15 / 0.59 (open-unlearning)",
     paper="arXiv:2311.15766",
     seeds=(SEED,),
-    minutes=15,
+    minutes=30,
     experiment=experiment,
     files=FILES,
 )
