@@ -33,18 +33,23 @@ def reproduce(
     Raises:
         UnknownNameError: there is no such claim.
         SettingsError: there is no such size, or the claim has no form on published data.
+        InputFileError: ``data`` lacks a file that the claim reads.
         StorageError: ``out`` cannot be written.
     """
     from keeps.claims.base import ClaimRun, run_claim
+    from keeps.claims.published import published_file
     from keeps.contracts import SilentProgress
     from keeps.errors import SettingsError
     from keeps.registry import find_claim
     from keeps.weights.files import atomic_write_bytes, check_writable
 
     claim = find_claim(card)
-    if data is not None and not claim.files:
-        what = f"the claim of {claim.card} has no form on published data"
-        raise SettingsError(what, where=f"data {data}", mend="leave it out: this claim makes its own data")
+    if data is not None:
+        if not claim.files:
+            what = f"the claim of {claim.card} has no form on published data"
+            raise SettingsError(what, where=f"data {data}", mend="leave it out: this claim makes its own data")
+        for name in claim.files:
+            published_file(Path(data), name)  # before minutes are spent
     run = ClaimRun(
         workspace=Path(workspace) if workspace else None,
         size=cast(Any, size),  # checked by ClaimRun

@@ -10,7 +10,11 @@ import typer
 from keeps.cli import options
 from keeps.cli.terminal import plain, terminal
 
-EXAMPLES = ("keeps reproduce corda", "keeps reproduce corda --size full --out ./evidence --json")
+EXAMPLES = (
+    "keeps reproduce corda",
+    "keeps reproduce corda --size full --out ./evidence --json",
+    "keeps reproduce ksl --data ./benchmarks --out ./evidence",
+)
 
 Card = Annotated[str, typer.Argument(help="The claim's name; keeps methods --json shows each method's card.")]
 Size = Annotated[str, typer.Option("--size", help="default: minutes on two CPU cores; full: for a GPU.")]

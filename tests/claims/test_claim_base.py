@@ -131,7 +131,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_experiment(
 
 
 def test_evidence_on_published_data_lies_beside_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def spend(_: ClaimRun) -> None:
+        raise AssertionError("minutes were spent")
+
+    with_claim(monkeypatch, replace(claim_of(GOOD, before=spend), files=("set/rows.jsonl",)))
+    with pytest.raises(InputFileError, match=r"no rows.jsonl.*holds set/rows.jsonl"):
+        keeps.reproduce("toy", data=tmp_path)
     with_claim(monkeypatch, replace(claim_of(GOOD), files=("set/rows.jsonl",)))
+    (tmp_path / "rows.jsonl").write_text("{}")
     keeps.reproduce("toy", data=tmp_path, out=tmp_path / "evidence")
     assert [path.name for path in (tmp_path / "evidence").iterdir()] == ["toy_data.json"]
 
