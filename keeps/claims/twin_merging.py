@@ -1,13 +1,13 @@
 """Twin-Merging's claim: a shared expert with small routed parts keeps what one static merge of fine-tunes loses.
 
-The default model is fine-tuned whole on three kinds of facts that it does not know, with each of three seeds; the runs
-are found again in the workspace. What is merged is asked the taught facts in all wordings, one of which was never
-trained on, and scored against the fine-tune of each kind (100 = as good). The router learns from prompts about other
-subjects than those that are asked. Static merges are built beside it from the same differences; task arithmetic and
-TIES are given the best of several scales on the very facts that are reported, which favours them. RegMean, Fisher
-merging and AdaMerging get these facts too (:mod:`keeps.claims.twin_merging_zoo`; the last two with the first seed
-only). Scores are compared as means over the seeds (:mod:`keeps.claims.twin_merging_seeds`). Thresholds are the card's,
-fixed before the first run.
+The default model is fine-tuned whole on three kinds of facts that it does not know; each of three seeds has facts of
+its own. The runs are found again in the workspace. What is merged is asked the taught facts in all wordings, one of
+which was never trained on, and scored against the fine-tune of each kind (100 = as good). The router learns from
+prompts about other subjects than those that are asked. Static merges are built beside it from the same differences;
+task arithmetic and TIES are given the best of several scales on the very facts that are reported, which favours them.
+RegMean, Fisher merging and AdaMerging get these facts too (:mod:`keeps.claims.twin_merging_zoo`; the last two with
+the first seed only). Scores are compared as means over the seeds (:mod:`keeps.claims.twin_merging_seeds`). Thresholds
+are the card's, fixed before the first run.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ SWEEP = (1, 8, 29, 57, 144, 576)
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Fine-tune, merge both ways and ask, once a seed; check what is exact on the first of them."""
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
-    facts = {relation: taught(relation) for relation in RELATIONS}
-    run.tables["share answered"] = {"untouched": scores(model, facts)}
     found: list[SeedScores] = []
     for seed in SEEDS:
+        facts = {relation: taught(relation, seed) for relation in RELATIONS}
+        if not found:
+            run.tables["share answered"] = {"untouched": scores(model, facts)}
         found.append((yield from one_seed(model, facts, seed, run)))
     run.tables["normalised score by seed"] = by_seed(found)
     yield router_check(found)
@@ -102,10 +103,14 @@ def one_seed(
     return SeedScores(seed, twin, static, beside, right)
 
 
-def taught(relation: str) -> RecordSet:
-    """The facts of a task: subjects that the model does not know, of the test part."""
+def taught(relation: str, seed: int = 0) -> RecordSet:
+    """The facts of a task: subjects that the model does not know, of the test part; each seed has its own.
+
+    All wordings are one batch, so that the order, which is all that a seed decides in training, changes nothing.
+    """
     facts = load_records(f"world:unknown:{relation}")
-    return replace(facts, source=f"world:unknown:{relation}, taught", records=facts.part("test").records[:TAUGHT])
+    chosen = facts.part("test").records[seed * TAUGHT : (seed + 1) * TAUGHT]
+    return replace(facts, source=f"world:unknown:{relation}, taught", records=chosen)
 
 
 def router_prompts(relation: str) -> tuple[str, ...]:

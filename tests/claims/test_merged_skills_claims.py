@@ -13,7 +13,7 @@ from pico_models import pico
 
 from keeps.claims import graftllm, twin_merging
 from keeps.claims.base import ClaimRun
-from keeps.claims.twin_merging import RELATIONS, router_prompts, sweep_checks, taught
+from keeps.claims.twin_merging import RELATIONS, SEEDS, TAUGHT, router_prompts, sweep_checks, taught
 from keeps.claims.twin_merging_static import SCALES, having, normalised, scores, static_merges
 from keeps.merge.emr import EMR, EMRSettings
 from keeps.models import LanguageModel
@@ -63,6 +63,13 @@ def test_static_merges_are_asked_and_leave_the_model_alone(tuned: Any) -> None:
     assert scores(model, facts).keys() == facts.keys()
 
 
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_each_seed_teaches_facts_of_its_own(relation: str) -> None:
+    sets = [{record.subject for record in taught(relation, seed)} for seed in SEEDS]  # type: ignore[union-attr]
+    assert [len(subjects) for subjects in sets] == [TAUGHT] * len(SEEDS)
+    assert len(set().union(*sets)) == TAUGHT * len(SEEDS)
+
+
 def test_every_seed_has_fine_tunes_a_router_and_scores_of_its_own(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, (items, _) = tuned
     asked: list[tuple[str, int]] = []
@@ -74,7 +81,7 @@ def test_every_seed_has_fine_tunes_a_router_and_scores_of_its_own(tuned: Any, mo
 
     one = {relation: replace(taught(relation), records=taught(relation).records[:1]) for relation in RELATIONS}
     monkeypatch.setattr(twin_merging.LanguageModel, "load", lambda **_: model)
-    monkeypatch.setattr(twin_merging, "taught", one.__getitem__)
+    monkeypatch.setattr(twin_merging, "taught", lambda relation, seed: one[relation])
     monkeypatch.setattr(twin_merging, "fine_tune", fine_tune)
     halves = {"task arithmetic, 1": dict.fromkeys(RELATIONS, 0.5)}
     monkeypatch.setattr(twin_merging, "static_merges", lambda *_: halves)
