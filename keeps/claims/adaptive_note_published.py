@@ -28,7 +28,7 @@ from keeps.ground.rag import RAG, RAGSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.bootstrap import bootstrap_interval
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.sources import Retriever
 
 FILE = "eren/hotpot_notes.jsonl"
@@ -180,8 +180,7 @@ def gain_check(name: str, after: Sequence[bool], before: Sequence[bool], interva
     threshold = f"above it, exact McNemar p below {SIGNIFICANT}"
     if not after:
         return Check(name, None, threshold, False, note="nothing was asked")
-    gained = sum(a and not b for a, b in zip(after, before, strict=True))
-    lost = sum(b and not a for a, b in zip(after, before, strict=True))
+    gained, lost = flips(after, before)
     p = mcnemar_exact(gained, lost)
     return Check(name, mean(after), threshold, gained > lost and p < SIGNIFICANT, mean(before), interval,
                  f"p = {p:.2g}; {gained} gained, {lost} lost")  # fmt: skip
@@ -230,8 +229,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _p(after: Sequence[bool], before: Sequence[bool]) -> float:
-    gained = sum(a and not b for a, b in zip(after, before, strict=True))
-    return mcnemar_exact(gained, sum(b and not a for a, b in zip(after, before, strict=True)))
+    return mcnemar_exact(*flips(after, before))
 
 
 def _texts(value: Any) -> bool:

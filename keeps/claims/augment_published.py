@@ -33,7 +33,7 @@ from keeps.ground.rag import RAG, RAGSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import LocalChat
 from keeps.numerics.bootstrap import bootstrap_interval
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.retrieval.evaluation import Measured, evaluate
 from keeps.sources import Hit, Retriever
 
@@ -249,8 +249,7 @@ def ways_checks(found: Mapping[str, Sequence[Measured]], run: ClaimRun) -> Itera
 
 def answer_check(closed: Sequence[bool], told: Sequence[bool]) -> Check:
     """Passages answer more than the model alone."""
-    gained = sum(a and not b for a, b in zip(told, closed, strict=True))
-    lost = sum(b and not a for a, b in zip(told, closed, strict=True))
+    gained, lost = flips(told, closed)
     p, share = mcnemar_exact(gained, lost), wilson(sum(told), len(told))
     return Check(f"share of {len(told)} questions of SQuAD that plain retrieval answers, hybrid", share.value,
                  f"above closed book, exact McNemar p below {SIGNIFICANT}", gained > lost and p < SIGNIFICANT,

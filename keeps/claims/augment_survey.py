@@ -33,7 +33,7 @@ from keeps.ground.tools import Tools, ToolsSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import LocalChat
 from keeps.models.language_model import LanguageModel
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.retrieval.assembly import ORDERS
 from keeps.sources import Hit, Retriever
 
@@ -109,8 +109,7 @@ def grounding_checks(asked: Sequence[Item], answers: Answers) -> Iterator[Check]
     """Closed book, right index, wrong index, swapped index."""
     right = {name: _right(asked, found) for name, found in answers.items()}
     count, closed, rag = len(asked), right["closed book"], right["rag, hybrid"]
-    gained = sum(a and not b for a, b in zip(rag, closed, strict=True))
-    lost = sum(b and not a for a, b in zip(rag, closed, strict=True))
+    gained, lost = flips(rag, closed)
     share, p = wilson(sum(rag), count), mcnemar_exact(gained, lost)
     yield Check(f"share of {count} unknown facts that are answered closed book", sum(closed) / count, "at most 0.05",
                 sum(closed) / count <= 0.05)  # fmt: skip

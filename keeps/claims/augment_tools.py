@@ -12,7 +12,7 @@ from keeps.ground.toolbox import Tool
 from keeps.ground.tools import Tools, ToolsSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import Conversation, LocalChat, Reply
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 HOSTILE = (
     '{"tool": "shell", "input": "rm -rf /"}',
@@ -68,8 +68,7 @@ def tools_table(chat: LocalChat, run: ClaimRun) -> dict[str, Any]:
         for name, found in (("with the calculator", answers), ("alone", alone))
     }
     with_it, without = right["with the calculator"], right["alone"]
-    gained = sum(a and not b for a, b in zip(with_it, without, strict=True))
-    lost = sum(b and not a for a, b in zip(with_it, without, strict=True))
+    gained, lost = flips(with_it, without)
     called = sum("calculator" in {step.get("tool") for step in answer.trace["steps"]} for answer in answers)
     return {
         "questions": len(questions),

@@ -32,7 +32,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.models.stopping import StopRule
 from keeps.numerics.logit_arithmetic import Gate
 from keeps.numerics.memory_recall import MemoryRecall, contains, memory_recall
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 FILES = SQUAD
 ITEMS, LEAST, SPOKEN = 50, 40, 40
@@ -199,9 +199,3 @@ def _more(name: str, ours: Sequence[bool], others: Sequence[bool]) -> Check:
     threshold = f"above it, exact McNemar p below {SIGNIFICANT}"
     return Check(name, share.value, threshold, gained > lost and p < SIGNIFICANT, sum(others) / len(others),
                  (share.low, share.high), f"p = {p:.2g}")  # fmt: skip
-
-
-def flips(ours: Sequence[bool], others: Sequence[bool]) -> tuple[int, int]:
-    """How many are right with the first alone, and with the second alone."""
-    pairs = list(zip(ours, others, strict=True))
-    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)

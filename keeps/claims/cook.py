@@ -29,7 +29,7 @@ from keeps.ground.cards import CardHub, CardLabel, KnowledgeCard
 from keeps.ground.knowledge_cards import CardAnswerer, KnowledgeCardsSettings
 from keeps.models.encoder import SentenceEncoder
 from keeps.models.language_model import LanguageModel
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 TRAINING: Mapping[str, Any] = {"rank": 8, "alpha": 32, "learning_rate": 2e-3, "epochs": 25, "batch_size": 10}
 ASKING: Mapping[str, Any] = {
@@ -106,8 +106,7 @@ def gains(asked: Asks, alone: Sequence[Answer], others: Mapping[str, Sequence[An
     for name, answers in others.items():
         after = right(asked, answers)
         share, gain = wilson(sum(after), len(after)), (sum(after) - sum(before)) / len(after)
-        gained = sum(a and not b for a, b in zip(after, before, strict=True))
-        lost = sum(b and not a for a, b in zip(after, before, strict=True))
+        gained, lost = flips(after, before)
         note = f"gain {gain:+.2f}; {gained} gained, {lost} lost, exact McNemar p = {mcnemar_exact(gained, lost):.2g}"
         yield Check(f"share chosen rightly with cards, {name}", share.value, f"{GAIN:.0%} points or more above alone",
                     gain >= GAIN, base.value, (share.low, share.high), note)  # fmt: skip
@@ -117,8 +116,7 @@ def modularity(asked: Asks, alone: Sequence[Answer], up: Sequence[Answer], left:
     """One card fewer: its domain is as it was before, the others as they were with it."""
     before, with_card, without = (right(asked, found) for found in (alone, up, left))
     taken = [n for n, item in enumerate(asked) if item.domain == TAKEN]
-    gained = sum(without[n] and not before[n] for n in taken)
-    lost = sum(before[n] and not without[n] for n in taken)
+    gained, lost = flips((without[n] for n in taken), (before[n] for n in taken))
     p = mcnemar_exact(gained, lost)
     note = f"p = {p:.2g}; with the card {mean(with_card, asked, TAKEN):.2f}"
     yield Check(f"share of the facts of {TAKEN} without that card", mean(without, asked, TAKEN),
@@ -145,8 +143,7 @@ def elections(model: LanguageModel, encoder: SentenceEncoder, folder: Path, run:
     up = choose(model, hub, asked, settings, tools, run, "the midterm card")
     before, after = right(asked, alone), right(asked, up)
     base, share = (wilson(sum(found), len(found)) for found in (before, after))
-    gained = sum(a and not b for a, b in zip(after, before, strict=True))
-    lost = sum(b and not a for a, b in zip(after, before, strict=True))
+    gained, lost = flips(after, before)
     p = mcnemar_exact(gained, lost)
     yield Check(f"share of {len(asked)} four-choice questions on the 2022 midterms with one card", share.value,
                 "above the model alone, exact McNemar p below 0.05", gained > lost and p < 0.05, base.value,

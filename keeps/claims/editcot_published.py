@@ -30,7 +30,7 @@ from keeps.models.language_model import LanguageModel
 from keeps.models.notebook import Note, Notebook
 from keeps.models.routed import RoutedModel
 from keeps.models.thoughts import editor_prompt, split_lines
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.training.cot_editor import EditorRecord, pairs_of, train_editor
 
 CHAINS, HOPS = "editcot/hotpot_chain_edits.jsonl", "mquake_hops/single_hop_edits.jsonl"
@@ -193,8 +193,7 @@ def answered(records: Sequence[EditorRecord], texts: Sequence[str]) -> list[bool
 
 
 def _above(name: str, ours: Sequence[bool], theirs: Sequence[bool], other: str) -> Check:
-    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    gained, lost = flips(ours, theirs)
     p, share = mcnemar_exact(gained, lost), wilson(sum(ours), len(ours))
     return Check(name, share.value, f"above {other}, exact McNemar p below 0.05", gained > lost and p < 0.05,
                  sum(theirs) / len(theirs), (share.low, share.high), f"p = {p:.2g}")  # fmt: skip

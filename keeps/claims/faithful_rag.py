@@ -29,7 +29,7 @@ from keeps.models.chat import Conversation, LocalChat, Reply, Usage
 from keeps.models.encoder import SentenceEncoder
 from keeps.models.language_model import LanguageModel
 from keeps.models.scores import ChoiceScore
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 ITEMS = 50
 SOURCE = "world:known:capital#25,world:known:country_of_city#25"
@@ -208,10 +208,7 @@ def _direction(right: Mapping[tuple[str, bool], Sequence[bool]], *, planted: boo
     ours, plain = right["faithful", planted], right["plain", planted]
     count = len(ours)
     share, baseline = wilson(sum(ours), count), sum(plain) / count
-    p = mcnemar_exact(
-        sum(a and not b for a, b in zip(ours, plain, strict=True)),
-        sum(b and not a for a, b in zip(ours, plain, strict=True)),
-    )
+    p = mcnemar_exact(*flips(ours, plain))
     kind = "counterfactual" if planted else "golden"
     threshold = "not below the plain prompt" if planted else "at most 2 points below the plain prompt"
     holds = share.value >= baseline - most_loss - 1e-9

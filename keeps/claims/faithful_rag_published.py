@@ -20,7 +20,6 @@ from typing import Any
 
 from keeps.claims.base import Check, ClaimRun
 from keeps.claims.bound_choices import Bound, between_two, chosen
-from keeps.claims.ck_plug_published import flips
 from keeps.claims.conflicting_passages import FAITHEVAL, MUSIQUE, SQUAD, Asked, enough, multiple_choice, twins
 from keeps.contracts import Answer, Run
 from keeps.decoding.combine import CADCombine, leading
@@ -29,7 +28,7 @@ from keeps.ground.faithful_rag import FaithfulRAG, FaithfulRAGSettings
 from keeps.ground.rag import RAG, RAGSettings
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.memory_recall import contains
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 FILES = (*SQUAD, *MUSIQUE, FAITHEVAL)
 ITEMS = 50  # of each set

@@ -53,7 +53,7 @@ from keeps.ground.hybrid_dialog import HybridDialog, HybridDialogSettings
 from keeps.ground.hybrid_sources import entity_values
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.dialog_scores import SlotCounts, SlotValue, find_values, plain, sentence_bleu, slot_counts
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.retrieval.counts import Counts
 from keeps.retrieval.lexical import BM25
 from keeps.retrieval.words import words_of
@@ -161,8 +161,7 @@ def choice_checks(
     for name, method in (("TF-IDF", tf_idf_successes), ("BM25", bm25_successes)):
         theirs = method(base, asked, full)
         table[name] = _by_kind(theirs, named)
-        gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-        lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        gained, lost = flips(ours, theirs)
         p = mcnemar_exact(gained, lost)
         note = f"{len(ours)} replies; JointLM alone {gained}, {name} alone {lost}, exact McNemar p = {p:.2g}"
         yield Check(f"right restaurant in the first place (success@1), against {name}", share.value,

@@ -23,7 +23,7 @@ from keeps.data.rows import Row as FileRow
 from keeps.errors import InputFileError, RecordError
 from keeps.jobs.editing_singly import edit_singly
 from keeps.models.language_model import LanguageModel
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.probe.editing import EditingProbe
 from keeps.probe.matching import normalised
 
@@ -116,8 +116,7 @@ def checks(success: Answers, kept: Answers) -> Iterator[Check]:
                     "at least 90 %", share.value >= 0.9, interval=(share.low, share.high))  # fmt: skip
     base = sum(kept[TRAINED]) / len(kept[TRAINED])
     for name in LOCAL:
-        gained = sum(a and not b for a, b in zip(kept[name], kept[TRAINED], strict=True))
-        lost = sum(b and not a for a, b in zip(kept[name], kept[TRAINED], strict=True))
+        gained, lost = flips(kept[name], kept[TRAINED])
         p, share = mcnemar_exact(gained, lost), wilson(sum(kept[name]), len(kept[name]))
         yield Check(f"locality of {name} over {len(kept[name])} prompts of both sets", share.value,
                     f"above that of {TRAINED} without a limit, exact McNemar p below 0.05", gained > lost and p < 0.05,

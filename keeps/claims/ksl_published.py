@@ -44,7 +44,7 @@ from keeps.data.walks import TripleWalk
 from keeps.errors import RecordError
 from keeps.ground.kg_search import KGSearch, KGSearchSettings
 from keeps.ground.walking import Chooser
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
 KINDS = {"default": 120, "full": 600}
 SEED = 0  # of the questions, and of what is exchanged
@@ -187,8 +187,7 @@ def table(answers: Answers, questions: Sequence[WalkQuestion]) -> dict[str, Any]
 def gained(name: str, answers: Answers, questions: Sequence[WalkQuestion], least: float) -> Check:
     """The walk against no knowledge; above it by any amount where ``least`` is 0."""
     before, after = right(answers[NOTHING], questions), right(answers[WALK], questions)
-    learned = sum(b and not a for a, b in zip(before, after, strict=True))
-    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    learned, lost = flips(after, before)
     found, count = wilson(sum(after), len(after)), len(questions)
     note = f"{learned} gained, {lost} lost, exact McNemar p = {mcnemar_exact(learned, lost):.2g}"
     threshold = f"at least no knowledge + {least:.2f}" if least else "above no knowledge"

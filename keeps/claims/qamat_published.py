@@ -41,7 +41,7 @@ from keeps.contracts import Answer, Run
 from keeps.data.pairs import ReadingExample
 from keeps.ground.qamat import QAMAT
 from keeps.models.chat import Chat
-from keeps.numerics.statistics import mcnemar_exact, wilson
+from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.numerics.text_scores import normalise_answer
 from keeps.retrieval.qa_memory import QAMemory
 
@@ -151,8 +151,7 @@ def answered(
     for name in others:
         if name in (CLOSED, WORDS):
             continue
-        more = sum(a and not b for a, b in zip(ours, theirs[name], strict=True))
-        fewer = sum(b and not a for a, b in zip(ours, theirs[name], strict=True))
+        more, fewer = flips(ours, theirs[name])
         p = mcnemar_exact(more, fewer)
         note = f"{more} more, {fewer} fewer, p = {p:.2g}; by words {shares[WORDS]:.3f}"
         yield Check(f"{reader}: exact answers against {name}", share.value,

@@ -91,8 +91,8 @@ def command(
         "max_tokens": max_tokens,
         "max_body": max_body,
         "timeout": timeout,
+        "temperature": temperature,
     }
-    limits |= {"temperature": temperature}
     with (
         terminal(json=json, quiet=quiet) as term,
         listener(host, port, api_key_env) as opened,

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -154,8 +155,13 @@ def _arguments(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, past
 
 def _cache_name(model: nn.Module) -> str:
     """What the forward pass calls its keys and values: newer transformers say ``cache`` and warn of the other."""
-    taken = inspect.signature(cast(Any, unwrapped(model)).forward).parameters
-    return "cache" if "cache" in taken else "past_key_values"
+    return "cache" if _takes(type(unwrapped(model)), "cache") else "past_key_values"
+
+
+@lru_cache(maxsize=64)
+def _takes(kind: type[nn.Module], name: str) -> bool:
+    """Whether its forward pass has such a parameter; looked up once, since every token that is generated asks."""
+    return name in inspect.signature(kind.forward).parameters
 
 
 def _full_logits(
@@ -163,7 +169,7 @@ def _full_logits(
 ) -> Tensor:
     arguments = _arguments(model, input_ids, attention_mask, past)
     columns = positions.any(0).nonzero().squeeze(1)  # time steps that some row is read at
-    takes_columns = "logits_to_keep" in inspect.signature(cast(Any, unwrapped(model)).forward).parameters
+    takes_columns = _takes(type(unwrapped(model)), "logits_to_keep")
     if takes_columns and not _prompt_tuned(model):
         return model(**arguments, logits_to_keep=columns).logits[positions[:, columns]]
     logits = model(**arguments).logits

@@ -184,11 +184,6 @@ def paired_bootstrap(one: Tensor, other: Tensor, *, draws: int = 2000, seed: int
     return float(means[outside]), float(means[-1 - outside])
 
 
-def flips(one: Tensor, other: Tensor) -> tuple[int, int]:
-    """Questions right only in ``one``, and only in ``other``: the counts of McNemar's test."""
-    return int((one & ~other).sum()), int((other & ~one).sum())
-
-
 def chosen_languages(names: Sequence[Sequence[str]], languages: Sequence[str], fallback: int) -> Tensor:
     """The first of each question's named languages that is asked, as an index ``(n,)``; else ``fallback``."""
     known = {name: index for index, name in enumerate(languages)}

@@ -12,7 +12,7 @@ Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -65,6 +65,19 @@ def wilson(successes: float, n: int, *, confidence: float = CONFIDENCE) -> Propo
     low = 0.0 if successes == 0 else max(0.0, centre - half)  # exact at the ends, whatever the rounding
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Proportion(p, low, high)
+
+
+def flips(ours: Iterable[bool], others: Iterable[bool]) -> tuple[int, int]:
+    """How many questions only the first side answers, and how many only the second: what McNemar's test counts.
+
+    >>> flips([True, True, False, False], [True, False, False, True])
+    (1, 1)
+
+    Raises:
+        ValueError: the sides are not of the same questions.
+    """
+    pairs = list(zip(ours, others, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
 
 
 def mcnemar_exact(learned: int, lost: int) -> float:

@@ -12,6 +12,7 @@ from keeps.numerics.multiple import holm
 from keeps.numerics.statistics import (
     Estimate,
     Proportion,
+    flips,
     mcnemar_exact,
     mean_interval,
     ratio_shift,
@@ -110,8 +111,7 @@ def difference_table(asked: Sequence[ModelRows]) -> Table | None:
             if mate is not None and row.kind != "text":
                 pairs.setdefault(row.group, []).append((mate.correct, row.correct))
         for group, both in pairs.items():
-            gained = sum(not a and b for a, b in both)
-            lost = sum(a and not b for a, b in both)
+            gained, lost = flips((after for _, after in both), (earlier for earlier, _ in both))
             p_values.append(mcnemar_exact(gained, lost))
             change = shown(_change(both), scale=100, signed=True, most=1)
             lines.append((group, other.name, str(len(both)), str(gained), str(lost), change))

@@ -10,8 +10,8 @@ from torch import Tensor
 from keeps.data.languages import ENGLISH, language
 from keeps.ledger.tables import Table, p_text
 from keeps.numerics.multiple import holm
-from keeps.numerics.routing import agreement, flips, paired_bootstrap
-from keeps.numerics.statistics import Estimate, Proportion, mcnemar_exact, shown, shown_interval, wilson
+from keeps.numerics.routing import agreement, paired_bootstrap
+from keeps.numerics.statistics import Estimate, Proportion, flips, mcnemar_exact, shown, shown_interval, wilson
 from keeps.probe.base import Measure
 from keeps.probe.findings import mean, share
 from keeps.probe.language_analysis import (
@@ -102,14 +102,14 @@ def _gain(found: Analysis, name: str, seed: int) -> Measure:
         return Measure(metric, TEST, None, len(mine), note=verdict(found), **own)
     low, high = paired_bootstrap(mine, english, seed=seed)
     value = float((mine.double() - english.double()).mean())
-    note = f"exact McNemar p = {p_text(mcnemar_exact(*flips(mine, english)))}"
+    note = f"exact McNemar p = {p_text(mcnemar_exact(*flips(mine.tolist(), english.tolist())))}"
     return Measure(metric, TEST, value, len(mine), low, high, note=note, **own)
 
 
 def _ways(found: Analysis, of: str) -> Table:
     english = _flags(found, ENGLISH_ONLY)
     tested = {
-        way: mcnemar_exact(*flips(flags, english))
+        way: mcnemar_exact(*flips(flags.tolist(), english.tolist()))
         for way, flags in found.outcomes.items()
         if flags is not None and way not in (ENGLISH_ONLY, RANDOM, ORACLE)
     }

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from keeps.numerics.routing import (
     agreement,
     chosen_languages,
-    flips,
     majority,
     oracle,
     paired_bootstrap,
@@ -23,6 +22,7 @@ from keeps.numerics.routing import (
     routing_table,
     top_votes,
 )
+from keeps.numerics.statistics import flips
 
 
 def table(seed: int, n: int = 40, languages: int = 4, k: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,7 +110,7 @@ def test_three_equal_lists_return_that_list_and_the_best_three_decide() -> None:
 def test_agreement_flips_and_named_languages_are_counted_by_hand() -> None:
     correct = torch.tensor([[1, 1], [1, 0], [0, 0], [0, 1]]).bool()
     assert agreement(correct).tolist() == [[1.0, 0.5], [0.5, 1.0]]
-    assert flips(correct[:, 0], correct[:, 1]) == (1, 1)
+    assert flips(correct[:, 0].tolist(), correct[:, 1].tolist()) == (1, 1)
     assert chosen_languages([("fa", "en"), (), ("xx",)], ["en", "fa"], 0).tolist() == [1, 0, 0]
 
 
