@@ -4,7 +4,8 @@
 true. The thresholds were found with the base model SmolLM2-135M in float32; the embedded default, which is asked here,
 is its instruction-tuned sibling in four bits. The thresholds stayed as they were when it missed some of them: it says
 other things within five tokens, and its entropies open the gate at other places. ``--size full`` asks the base model
-itself, which comes from a hub.
+itself, which comes from a hub. 24 answers cannot tell 3 points apart, and the default model often opens with other
+words; so the same is asked of all 50 known capitals within ten tokens as well.
 
 With ``--data`` the questions are those of SQuAD whose passages were changed to say another answer; see
 :mod:`keeps.claims.ck_plug_published`.
@@ -35,6 +36,7 @@ CAPITALS = "world:known:capital#24"
 IDENTITY = "world:capital#50"
 MODELS: dict[Size, str] = {"default": "smollm2-135m", "full": "HuggingFaceTB/SmolLM2-135M"}
 TOKENS = 5
+MORE_CAPITALS, MORE_TOKENS = "world:known:capital", 10
 GATES: tuple[Gate, ...] = ("cg", "code", "always")
 WORKED: dict[Any, tuple[float, ...]] = {  # of z_c = [1, 1.2, 0, -1] and z_p = [4, 0, 0, 0], by hand
     0.0: (0.0105, 0.7008, 0.2111, 0.0776),
@@ -85,15 +87,15 @@ def capitals(spec: str) -> Capitals:
 class Asking:
     """Asks one model all questions behind some contexts, by any combination."""
 
-    def __init__(self, model: LanguageModel, items: Capitals, contexts: Sequence[str]) -> None:
-        self.items = items
+    def __init__(self, model: LanguageModel, items: Capitals, contexts: Sequence[str], tokens: int = TOKENS) -> None:
+        self.items, self.tokens = items, tokens
         read = [f"{context} {question}" for context, question in zip(contexts, items.asked, strict=True)]
         self.streams = [Stream.of(model, read), Stream.of(model, items.asked)]
 
-    def __call__(self, combine: Combine, *, tokens: int = TOKENS) -> list[Spoken]:
+    def __call__(self, combine: Combine) -> list[Spoken]:
         """Greedy answers of a fixed length."""
         streams = self.streams[:1] if combine is leading else self.streams
-        return decode_in_step(streams, combine, max_new_tokens=tokens)
+        return decode_in_step(streams, combine, max_new_tokens=self.tokens)
 
     def recall(self, combine: Combine) -> tuple[MemoryRecall, float]:
         """What was recalled, and the share of tokens that were adjusted."""
@@ -112,11 +114,13 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
         return
     run.progress.message("the identity at alpha 0.5")
     yield from identity_checks(model)
-    items = capitals(CAPITALS)
-    run.progress.message("contexts that are false")
-    yield from dial_checks(Asking(model, items, items.false()), run)
-    run.progress.message("contexts that are true")
-    yield from cost_checks(Asking(model, items, items.true()), run)
+    for spec, tokens in ((CAPITALS, TOKENS), (MORE_CAPITALS, MORE_TOKENS)):
+        items = capitals(spec)
+        which = "" if spec == CAPITALS else f"; {len(items.countries)} capitals, {tokens} tokens"
+        run.progress.message(f"contexts that are false{which}")
+        yield from dial_checks(Asking(model, items, items.false(), tokens), run, which)
+        run.progress.message(f"contexts that are true{which}")
+        yield from cost_checks(Asking(model, items, items.true(), tokens), run, which)
 
 
 def _worked_example() -> Check:
@@ -163,7 +167,7 @@ class Margins:
         return Combined(found.scores)
 
 
-def dial_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
+def dial_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
     """False contexts: who is believed at which alpha."""
     plain, _ = ask.recall(leading)
     found = {alpha: ask.recall(CKCombine(alpha))[0] for alpha in (0.0, 0.25, 0.5, 1.0)}
@@ -172,31 +176,33 @@ def dial_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
     rows |= {"adaptive": ask.recall(CKCombine("adaptive"))[0], "CAD 0.5": ask.recall(CADCombine())[0]}
     rows |= {f"alpha 0, gate {gate}": shares[gate][0] for gate in GATES[1:]}
     rows["alpha 1, gate code"] = ask.recall(CKCombine(1.0, "code"))[0]
-    run.tables["false contexts"] = {name: _row(each) for name, each in rows.items()}
+    run.tables[f"false contexts{which}"] = {name: _row(each) for name, each in rows.items()}
     low, high = (found[alpha].mr for alpha in (0.0, 1.0))
-    yield Check("MR at alpha 0", low, "at most 0.40", low is not None and low <= 0.40, plain.mr)
-    yield Check("MR at alpha 1", high, "1", high == 1, plain.mr,
+    yield Check(f"MR at alpha 0{which}", low, "at most 0.40", low is not None and low <= 0.40, plain.mr)
+    yield Check(f"MR at alpha 1{which}", high, "1", high == 1, plain.mr,
                 note=f"gate code: {_figure(rows['alpha 1, gate code'].mr)}")  # fmt: skip
-    yield _recall("ParR at alpha 1", found[1.0].from_memory, plain.parr, 0.0, "at least that of plain reading")
-    yield _recall("ConR at alpha 0", found[0.0].from_context, plain.conr, 0.20, "at least 0.20 above plain reading's")
+    yield _recall(f"ParR at alpha 1{which}", found[1.0].from_memory, plain.parr, 0.0, "at least that of plain reading")
+    yield _recall(
+        f"ConR at alpha 0{which}", found[0.0].from_context, plain.conr, 0.20, "at least 0.20 above plain reading's"
+    )
     falling = [found[alpha].conr for alpha in (0.0, 0.25, 0.5)]
     rise = max(b - a for a, b in pairwise(falling))
     note = ", ".join(f"{share:.3f}" for share in falling)
-    yield Check("largest rise of ConR over alpha 0, 0.25, 0.5", rise, "at most 0", rise <= 0, note=note)
+    yield Check(f"largest rise of ConR over alpha 0, 0.25, 0.5{which}", rise, "at most 0", rise <= 0, note=note)
     margins = Margins()
     ask(margins)
-    name = "largest deviation of two tokens' margin from its affine formula in alpha"
+    name = f"largest deviation of two tokens' margin from its affine formula in alpha{which}"
     yield Check(name, margins.worst, "at most 1e-5, of at least one adjusted step",
                 margins.worst <= 1e-5 and margins.steps > 0, note=f"{margins.steps} adjusted steps")  # fmt: skip
     parts = [shares[gate][1] for gate in GATES]
-    run.tables["share of adjusted tokens at alpha 0, false contexts"] = dict(zip(GATES, parts, strict=True))
+    run.tables[f"share of adjusted tokens at alpha 0, false contexts{which}"] = dict(zip(GATES, parts, strict=True))
     note = ", ".join(f"{gate} {part:.2f}" for gate, part in zip(GATES, parts, strict=True))
     gap = min(parts[1] - parts[0], parts[2] - parts[1])
-    yield Check("smallest step in the share of adjusted tokens from gate cg to code to always", gap, "above 0", gap > 0,
-                note=note)  # fmt: skip
+    name = f"smallest step in the share of adjusted tokens from gate cg to code to always{which}"
+    yield Check(name, gap, "above 0", gap > 0, note=note)
 
 
-def cost_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
+def cost_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
     """True contexts: what the dial costs where there is nothing to correct."""
     plain, _ = ask.recall(leading)
     rows = {"plain": plain}
@@ -204,10 +210,10 @@ def cost_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
         found, _ = ask.recall(CKCombine(alpha))  # type: ignore[arg-type]
         name = alpha if isinstance(alpha, str) else f"alpha {alpha:g}"
         rows[name] = found
-        yield _recall(f"right answers on true contexts, {name}", found.from_memory, plain.parr, -most,
+        yield _recall(f"right answers on true contexts, {name}{which}", found.from_memory, plain.parr, -most,
                       f"at most {most:g} below plain reading's")  # fmt: skip
     rows["CAD 0.5"] = ask.recall(CADCombine())[0]
-    run.tables["true contexts"] = {name: each.parr for name, each in rows.items()}
+    run.tables[f"true contexts{which}"] = {name: each.parr for name, each in rows.items()}
 
 
 def _recall(name: str, right: Sequence[bool], base: float, gain: float, threshold: str) -> Check:

@@ -65,7 +65,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     if run.data is not None:
         edits = published_edits(run.data, "CounterFact", CODEBOOK)
         yield from exact_checks(model, edits, LOCATED_LAYER, MOMENT_TOKENS)
-        yield from published(model, run, CHECKED, SETTINGS)
+        yield from published(model, run, CHECKED)
         yield from _ike_check(model, edits[0])
         return
     edits = requests(SEQUENCE)

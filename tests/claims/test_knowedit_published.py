@@ -52,6 +52,7 @@ def test_both_layouts_are_read_with_two_prompts_of_a_kind_at_most(tmp_path: Path
     assert [(edit.id, edit.target_new) for edit in zsre] == [("zsRE-1", "Sweden"), ("zsRE-3", "Finland")]
     assert [edit.paraphrases for edit in zsre] == [("Where is Oslo?",), ("Where is Trondheim?",)]
     assert [edit.locality[0].kind for edit in zsre] == ["unrelated"] * 2
+    assert claim.published_edits(folder, "zsRE", 1, 1) == zsre[1:]
 
 
 def test_files_that_are_absent_or_too_short_are_refused(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_the_form_runs_through_and_gives_the_weights_back(
     tmp_path: Path, tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tiny_llama.fingerprint
-    for name, value in (("EDITS", 1), ("SURE", ("ft_m",)), ("LOCAL", ("ft_m",))):
+    for name, value in (("EDITS", 1), ("SEEN", 1), ("SURE", ("ft_m",)), ("LOCAL", ("ft_m",))):
         monkeypatch.setattr(claim, name, value)
     run = ClaimRun(data=published(tmp_path))
     found = list(claim.published(tiny_llama, run, ("ft_m",), {"ft_m": {"layer": 0}}))
@@ -131,6 +132,6 @@ def test_the_claim_names_its_files() -> None:
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", list(claim.SETS))
 def test_both_sets_as_published_give_enough_edits(name: str, shared_data: Path) -> None:
-    edits = claim.published_edits(shared_data, name, claim.EDITS)
+    edits = claim.published_edits(shared_data, name, claim.EDITS, claim.SEEN)
     assert len({edit.id for edit in edits}) == claim.EDITS
     assert all(edit.locality and edit.paraphrases and edit.target_new != edit.target_true for edit in edits)
