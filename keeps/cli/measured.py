@@ -103,6 +103,31 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         "50 questions of SQuAD behind passages with another answer, chosen where the two answers part.",
     ),
+    "knowedit_data": Layout(
+        "CounterFact",
+        "Method",
+        (
+            Column("edits", "Edits", "count"),
+            Column("success", "Success (%)"),
+            Column("rephrase", "Other wordings (%)"),
+            Column("locality", "Locality (%)"),
+            Column("seconds", "Seconds an edit", "seconds"),
+        ),
+        "Edits of CounterFact with default settings, every edit alone on the untouched model. Intervals: 95 %.",
+    ),
+    "unlearning_data": Layout(
+        "TOFU",
+        "Model",
+        (
+            Column("forget quality", "Forget quality (p)", "number"),
+            Column("model utility", "Model utility", "number"),
+            Column("forget ROUGE-L", "Forget set, ROUGE-L", "number"),
+            Column("retain ROUGE-L", "Retain set, ROUGE-L", "number"),
+            Column("seconds", "Seconds", "seconds"),
+        ),
+        "Invented authors of TOFU, taught to the default model first. `retrained` learned the retain set alone: the "
+        "goal. None was tuned.",
+    ),
     "ksl_data": Layout(
         "two hops",
         "Way",
