@@ -77,8 +77,9 @@ def merge_arrays(
     flat = None if base is None else base.reshape(-1)
     stats: dict[str, Any] = {}
     for stage in method.stages():
-        measured = stage.measure(Chunk(info, 0, rows, flat, seed, stats))
-        stats[stage.name] = stage.finish(measured if measured.dtype.kind == "i" else total_of([measured]), info, stats)
+        if stage.needed(stats):
+            measured = stage.measure(Chunk(info, 0, rows, flat, seed, stats))
+            stats[stage.name] = stage.finish(total_of([measured]), info, stats)
     merged = method.merge(Chunk(info, 0, rows, flat, seed, stats))
     return Merged(merged.values.reshape(shape), merged.surviving)
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.weights.magnitudes import LowerBits, magnitude_bits, threshold_stages
+from keeps.weights.magnitudes import THRESHOLDS, magnitude_bits
 from keeps.weights.merge_method import Chunk, DeltaSettings, Merged, MergeMethod, Stage, TensorInfo, added, weighted_sum
+from keeps.weights.sampled_thresholds import threshold_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Breadcrumbs(MergeMethod):
     def merge(self, chunk: Chunk) -> Merged:
         """Mask, then add."""
         assert chunk.base is not None
-        bits, thresholds = magnitude_bits(chunk.deltas), chunk.stats[LowerBits.name]
+        bits, thresholds = magnitude_bits(chunk.deltas), chunk.stats[THRESHOLDS]
         mask = (bits >= thresholds[:, :1]) & (bits <= thresholds[:, 1:])
         kept = np.where(mask, chunk.deltas, np.float32(0))
         update = weighted_sum(chunk.of_each("weight"), kept) * np.float32(chunk.one("scale"))

@@ -117,11 +117,10 @@ def kept(chunk: Chunk) -> NDArray[np.bool_]:
     )
 
 
-class MaskedMagnitude:
+class MaskedMagnitude(Stage):
     """Sum of magnitudes of each model's task vector, over that of what is kept of it."""
 
     name = "stretch"
-    whole_model = False
 
     def measure(self, chunk: Chunk) -> NDArray[np.float64]:
         """Block sums ``(2 models, blocks)``: all of it, then what is kept."""

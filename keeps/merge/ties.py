@@ -29,8 +29,9 @@ from keeps.registry import method
 from keeps.settings import setting
 from keeps.weights.consensus import agreeing_mean, elected_positive
 from keeps.weights.halves import Floats
-from keeps.weights.magnitudes import LowerBits, largest, threshold_stages, without_small
+from keeps.weights.magnitudes import THRESHOLDS, largest, without_small
 from keeps.weights.merge_method import Chunk, DeltaSettings, Merged, MergeMethod, Stage, TensorInfo, added
+from keeps.weights.sampled_thresholds import threshold_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class TIES(MergeMethod):
     settings: TIESSettings
 
     def stages(self) -> Sequence[Stage]:
-        """Thresholds in two passes; the majority of the signs in a third one where it is asked for."""
+        """Thresholds; the majority of the signs in one more pass where it is asked for."""
         whole = self.settings.scope == "model"
         thresholds = threshold_stages(largest("density"), whole_model=whole)
         return (*thresholds, MajoritySign(whole)) if self.settings.zero_sign == "majority" else thresholds
@@ -71,7 +72,7 @@ class TIES(MergeMethod):
     def merge(self, chunk: Chunk) -> Merged:
         """Trim, elect, average."""
         assert chunk.base is not None
-        trimmed = trim(chunk.deltas, chunk.stats[LowerBits.name])
+        trimmed = trim(chunk.deltas, chunk.stats[THRESHOLDS])
         weights = chunk.of_each("weight")
         weighted = trimmed * weights
         positive = elected_positive(weighted, chunk.stats.get(MajoritySign.name, True))
@@ -89,7 +90,7 @@ def trim(deltas: Floats, thresholds: NDArray[np.uint32]) -> Floats:
     return without_small(deltas, thresholds)
 
 
-class MajoritySign:
+class MajoritySign(Stage):
     """Whether more elected signs are positive than negative, over the same scope as the trimming."""
 
     name = "majority_sign"
@@ -99,7 +100,7 @@ class MajoritySign:
 
     def measure(self, chunk: Chunk) -> NDArray[np.int64]:
         """Counts of positive and negative sums ``(2,)``."""
-        weighted = trim(chunk.deltas, chunk.stats[LowerBits.name]) * chunk.of_each("weight")
+        weighted = trim(chunk.deltas, chunk.stats[THRESHOLDS]) * chunk.of_each("weight")
         not_negative = np.count_nonzero(elected_positive(weighted, True))
         positive = np.count_nonzero(elected_positive(weighted, False))
         return np.array([positive, weighted.shape[1] - not_negative], dtype=np.int64)

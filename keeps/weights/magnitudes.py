@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeps.weights.halves import Floats
-from keeps.weights.merge_method import Chunk, TensorInfo
+from keeps.weights.merge_method import Chunk, Stage, TensorInfo
 
 UPPER, LOWER = 1 << 15, 1 << 16
+THRESHOLDS = "thresholds"  # the name of the last stage's finding
 NOTHING = np.uint32(0xFFFFFFFF)  # a threshold that no magnitude reaches
 
 # How many of the largest magnitudes lie at or above each threshold: whole numbers (models, thresholds).
@@ -57,13 +58,17 @@ def place_from_above(counts: NDArray[np.int64], k: int) -> tuple[int, int]:
     return place, k - int(above[position] - counts[place])
 
 
-class UpperBits:
+class UpperBits(Stage):
     """First pass: counts of the upper half of the bits; finds the bin of each threshold."""
 
     name = "upper_bits"
 
     def __init__(self, counts: Counts, *, whole_model: bool = False) -> None:
         self.counts, self.whole_model = counts, whole_model
+
+    def needed(self, stats: Mapping[str, Any]) -> bool:
+        """Where no pass before found the thresholds."""
+        return stats.get(THRESHOLDS) is None
 
     def measure(self, chunk: Chunk) -> NDArray[np.int64]:
         """Counts ``(models, 32768)``."""
@@ -81,13 +86,17 @@ class UpperBits:
         return found
 
 
-class LowerBits:
+class LowerBits(Stage):
     """Second pass: counts of the lower half of the bits within each bin; finds the thresholds themselves."""
 
-    name = "thresholds"
+    name = THRESHOLDS
 
     def __init__(self, *, whole_model: bool = False) -> None:
         self.whole_model = whole_model
+
+    def needed(self, stats: Mapping[str, Any]) -> bool:
+        """Where no pass before found the thresholds."""
+        return stats.get(THRESHOLDS) is None
 
     def measure(self, chunk: Chunk) -> NDArray[np.int64]:
         """Counts ``(models, thresholds, 65536)``."""
@@ -110,11 +119,6 @@ class LowerBits:
             if upper >= 0:
                 found[place] = (upper << 16) | place_from_above(total[place], rank)[0]
         return found
-
-
-def threshold_stages(counts: Counts, *, whole_model: bool = False) -> tuple[UpperBits, LowerBits]:
-    """The two passes after which ``chunk.stats["thresholds"]`` holds what ``counts`` asks for."""
-    return UpperBits(counts, whole_model=whole_model), LowerBits(whole_model=whole_model)
 
 
 def largest(share: str) -> Counts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -79,6 +79,8 @@ def execute(
                 info = _info(output)
                 stats = dict(found)
                 for stage in () if output.copied else tensors:
+                    if not stage.needed(stats):
+                        continue
                     stats[stage.name] = _stage(plan, stage, [output], info, stats, pool, chunk)
                 journal.note(_write(plan, output, info, stats, targets[output.name], pool, chunk))
                 unwritten += targets[output.name].stored.nbytes
@@ -110,6 +112,13 @@ def _info(output: Output) -> TensorInfo:
 
 def _starts(output: Output, chunk: int) -> range:
     return range(0, output.numel, chunk)
+
+
+def _spread(output: Output) -> list[int]:
+    """Where the pieces of a sample begin: every 32nd block or so, from beginning to end."""
+    blocks = -(-output.numel // BLOCK)
+    wanted = min(blocks, max(8, min(64, blocks // 32)))
+    return [BLOCK * (number * blocks // wanted) for number in range(wanted)]
 
 
 def _chunk(plan: MergePlan, output: Output, start: int, chunk: int, stats: Mapping[str, Any]) -> Chunk:
@@ -164,19 +173,16 @@ def _stage(
     advance: Callable[[int], None] = lambda _: None,
 ) -> Any:
     """Measure all pieces of ``outputs``; counts are added as they come, so that few are in memory."""
-    sums = []
-    counts = None
-    for output in outputs:
-        made = pool.map(
-            lambda start, one=output: stage.measure(_chunk(plan, one, start, chunk, stats)), _starts(output, chunk)
-        )
-        for piece in made:
-            if piece.dtype.kind in "iu":
-                counts = piece if counts is None else np.add(counts, piece, out=counts)
-            else:
-                sums.append(piece)
-        advance(output.numel)
-    return stage.finish(counts if counts is not None else total_of(sums), info, stats)
+
+    def pieces() -> Iterator[Any]:
+        for output in outputs:
+            starts, size = (_spread(output), BLOCK) if stage.sampled else (_starts(output, chunk), chunk)
+            yield from pool.map(
+                lambda start, one=output, size=size: stage.measure(_chunk(plan, one, start, size, stats)), starts
+            )
+            advance(output.numel)
+
+    return stage.finish(total_of(pieces()), info, stats)
 
 
 def _write(

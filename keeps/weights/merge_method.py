@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,24 +118,35 @@ class Merged:
     surviving: NDArray[np.bool_] | None = None
 
 
-class Stage(Protocol):
+class Stage(ABC):
     """A measurement of whole tensors, or of the whole model, made piece by piece before anything is merged.
 
     Attributes:
         name: under which its finding stands in ``Chunk.stats``.
         whole_model: over all tensors together instead of each alone; these come first.
+        sampled: it sees some pieces of a tensor only, spread evenly.
     """
 
-    name: str
-    whole_model: bool
+    name: ClassVar[str]
+    whole_model: bool = False
+    sampled: ClassVar[bool] = False
 
-    def measure(self, chunk: Chunk) -> NDArray[np.int64] | NDArray[np.float64]:
-        """Of one piece: counts, which are added up, or :func:`block_sums` ``(k, blocks)``, summed exactly."""
-        ...
+    def needed(self, stats: Mapping[str, Any]) -> bool:
+        """Whether it has to be made, by what was found before."""
+        del stats
+        return True
 
-    def finish(self, total: NDArray[Any], tensor: TensorInfo, stats: Mapping[str, Any]) -> Any:
+    @abstractmethod
+    def measure(self, chunk: Chunk) -> Any:
+        """Of one piece, to be put together by :func:`total_of`.
+
+        Counts (whole numbers, or what has a ``+=`` of its own) are added up; :func:`block_sums` ``(k, blocks)`` are
+        summed exactly.
+        """
+
+    @abstractmethod
+    def finish(self, total: Any, tensor: TensorInfo, stats: Mapping[str, Any]) -> Any:
         """The finding, from the added counts or the sums ``(k,)`` float64; ``stats`` are those of earlier stages."""
-        ...
 
 
 def block_sums(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -151,12 +162,19 @@ def block_sums(rows: NDArray[Any]) -> NDArray[np.float64]:
     return np.concatenate(parts, axis=1)
 
 
-def total_of(pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """All pieces of a stage together: counts added, block sums summed exactly."""
-    if pieces[0].dtype.kind in "iu":
-        return np.add.reduce(pieces)
-    rows = np.concatenate(pieces, axis=1)
-    return np.array([math.fsum(row) for row in rows])
+def total_of(pieces: Iterable[Any]) -> Any:
+    """All pieces of a stage together: block sums summed exactly, anything else added up as it comes."""
+    counts, sums = None, []
+    for piece in pieces:
+        if isinstance(piece, np.ndarray) and piece.dtype.kind == "f":
+            sums.append(piece)
+        elif counts is None:
+            counts = piece
+        else:
+            counts += piece
+    if counts is not None:
+        return counts
+    return np.array([math.fsum(row) for row in np.concatenate(sums, axis=1)])
 
 
 def added(base: Floats, update: Floats) -> Floats:

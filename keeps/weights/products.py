@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeps.weights.halves import Floats
-from keeps.weights.merge_method import BLOCK, Chunk, TensorInfo, block_sums
+from keeps.weights.merge_method import BLOCK, Chunk, Stage, TensorInfo, block_sums
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
@@ -42,11 +42,10 @@ def quick_block_sums(rows: Floats) -> NDArray[np.float64]:
     return np.stack(found).astype(np.float64)
 
 
-class Gram:
+class Gram(Stage):
     """Inner products of the flattened tensors of all models with each other, in float64."""
 
     name = "gram"
-    whole_model = False
 
     def __init__(self, of: Literal["models", "deltas"]) -> None:
         self.of = of

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeps.weights.magnitudes import NOTHING, magnitude_bits, threshold_stages, without_small
-from keeps.weights.merge_method import Chunk, TensorInfo
+from keeps.weights.magnitudes import NOTHING, magnitude_bits, without_small
+from keeps.weights.merge_method import Chunk, TensorInfo, total_of
+from keeps.weights.sampled_thresholds import threshold_stages
 
 
 def threshold(values: np.ndarray, k: int, piece: int) -> int:
@@ -17,12 +18,12 @@ def threshold(values: np.ndarray, k: int, piece: int) -> int:
     info = TensorInfo("w", values.shape, values.size, 1, {})
     base = np.zeros_like(values)
     stats: dict[str, Any] = {}
-    for stage in threshold_stages(lambda _: np.array([[k]])):
-        total = sum(
+    for stage in threshold_stages(lambda _: np.array([[k]]), whole_model=True):
+        total = total_of(
             stage.measure(Chunk(info, i, values[None, i : i + piece], base[i : i + piece], stats=stats))
             for i in range(0, values.size, piece)
         )
-        stats[stage.name] = stage.finish(np.asarray(total), info, stats)
+        stats[stage.name] = stage.finish(total, info, stats)
     return int(stats["thresholds"][0, 0])
 
 
