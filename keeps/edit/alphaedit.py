@@ -30,7 +30,7 @@ from keeps.models.earlier_keys import EarlierKeys, read_keys, write_keys
 from keeps.models.edit_rows import Row
 from keeps.models.moments import stored_null_basis
 from keeps.models.weight_writer import keys_of
-from keeps.numerics.editing import Moment, SparedKeys
+from keeps.numerics.editing import Moment, SparedKeys, energy_threshold
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.locate_edit import ManyBlocks, Steps
@@ -45,6 +45,13 @@ class AlphaEditSettings(ManyLayersSettings):
         "sequential", "batch: solved together; sequential: one after another", choices=("batch", "sequential")
     )
     threshold: float = setting(2e-2, "Eigenvalue of C below which a direction counts as unused", gt=0)
+    energy: float | None = setting(
+        None,
+        "In place of the threshold: directions count as unused that together hold at most this share of what a layer "
+        "reads (ours; the published threshold is one for models of several billion weights)",
+        gt=0,
+        lt=1,
+    )
     strength: float = setting(1.0, "alpha: weight of the size of the update (L2)", gt=0)
 
 
@@ -76,7 +83,9 @@ class AlphaEdit(ManyBlocks):
         """Find the null space of each layer, and what earlier edits read there."""
         self.held = dict(self.earlier)
         for layer, moment in steps.moments.items():
-            basis = stored_null_basis(moment.matrix, self.settings.threshold)
+            share = self.settings.energy
+            threshold = self.settings.threshold if share is None else energy_threshold(moment.matrix, share)
+            basis = stored_null_basis(moment.matrix, threshold)
             self.spared[layer] = SparedKeys(basis, self.settings.strength)
             if layer in self.held:
                 self.spared[layer].add(self.held[layer].keys)

@@ -24,6 +24,7 @@ Mode = Literal["kpm", "ipm"]
 MODES = ("kpm", "ipm")
 START_DAMPING = 0.01  # delta of the first try, relative to the mean of diag(C)
 INVERSE_TOLERANCE = 0.05  # accept C' when ||C' C'^-1 - I||_F is below this
+ORIENTED_STILL = 1e-6  # sine of the angle by which components found by iteration may be off
 GRAM_LIMIT = 1e-7  # below this ratio of singular values, a Gram matrix in float64 loses the small ones
 
 
@@ -158,7 +159,7 @@ def oriented_start(
     if orientation == "root":
         orient = symmetric_root(orient)
     oriented = w @ orient
-    left, values, right = singular_part(oriented, rank, largest=mode == "ipm")
+    left, values, right = outer_part(oriented, rank, largest=mode == "ipm")
     scaled_root = (values / scaling).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
     b = left * scaled_root
     if out_features <= in_features:
@@ -192,6 +193,16 @@ def plain_start(weight: Tensor, rank: int, scaling: float, *, largest: bool, bal
     if balance:
         a, b = balanced(a, b)
     return AdapterStart(a, b, values, energy=float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2)
+
+
+def outer_part(oriented: Tensor, rank: int, *, largest: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`singular_part`, by iteration where that settles: half of the time for a few of many components.
+
+    The spectrum spans many decades, so everything stays in float64 and the vectors have to stand stiller than those
+    of a plain weight.
+    """
+    found = extreme_part(oriented.double(), rank, largest=largest, still=ORIENTED_STILL)
+    return found or singular_part(oriented, rank, largest=largest)
 
 
 def singular_part(matrix: Tensor, rank: int, *, largest: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,7 +250,7 @@ def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def drop_smallest(weight: Tensor, covariance: Damped | None, count: int) -> Tensor:
     """W without its ``count`` smallest components, oriented by ``covariance`` or plain; (out, in)."""
     context = covariance or Damped(torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device), 0.0, 0.0)
-    left, _, _ = singular_part(weight.detach().double() @ context.matrix.double(), count, largest=False)
+    left, _, _ = outer_part(weight.detach().double() @ context.matrix.double(), count, largest=False)
     w = weight.detach().double()
     if weight.shape[0] <= weight.shape[1]:
         return (w - left @ (left.T @ w)).to(weight.dtype)  # U_d S_d V^_d^T = U_d U_d^T W

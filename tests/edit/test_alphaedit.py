@@ -21,7 +21,7 @@ from keeps.models.earlier_keys import EARLIER, read_keys
 from keeps.models.edit_files import withdraw
 from keeps.models.locate import mlp_outputs
 from keeps.models.moments import second_moments
-from keeps.numerics.editing import Moment, null_basis
+from keeps.numerics.editing import Moment, energy_threshold, null_basis
 from keeps.registry import find_method
 
 pytestmark = pytest.mark.usefixtures("local_text")
@@ -51,6 +51,17 @@ def test_the_update_stays_in_the_null_space(order: str, smollm2: LanguageModel, 
     outside = update - update @ basis @ basis.T
     assert float(outside.norm() / update.norm()) < 1e-5
     assert change.record.measures["null_space_share"] == pytest.approx(basis.shape[1] / 48)
+
+
+def test_a_share_of_the_energy_takes_the_place_of_the_threshold(smollm2: LanguageModel, tmp_path: Path) -> None:
+    model = pico("llama", smollm2.tokenizer)
+    change = made(model, "alphaedit", EDITS, tmp_path / "run", layers=(1,), energy=0.05, strength=0.01)
+    c = Moment.of(second_moments(model, [1], tokens=400, text=TEXT, cache=tmp_path / "own")[1].matrix, ridge=1e-4)
+    basis = null_basis(c.matrix, energy_threshold(c.matrix, 0.05))
+    held = float((basis.T @ c.matrix.double() @ basis).trace() / c.matrix.double().trace())
+    assert 0 < held <= 0.05
+    update = next(iter(updates(change).values()))
+    assert float((update - update @ basis @ basis.T).norm() / update.norm()) < 1e-5
 
 
 def test_keys_of_earlier_edits_are_kept_and_spared_by_later_ones(smollm2: LanguageModel, tmp_path: Path) -> None:

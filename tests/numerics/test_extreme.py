@@ -63,6 +63,18 @@ def test_random_matrices_whose_values_lie_close_together(seed: int, largest: boo
         assert float(torch.linalg.norm(left * values @ right.T - product) / torch.linalg.norm(product)) < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(160, 160), (300, 130)])
+@pytest.mark.parametrize("spread", [1e7, 1e9])
+def test_the_smallest_of_many_decades_are_free_of_the_largest(shape: tuple[int, int], spread: float) -> None:
+    m = matrix(*shape, spread, dtype=torch.float64)
+    found = extreme_part(m, 4, largest=False, still=1e-6)
+    assert found is not None
+    left, values, right = found
+    product, wanted = reference(m, 4, largest=False)
+    torch.testing.assert_close(values, wanted, rtol=1e-5, atol=0)
+    assert float(torch.linalg.norm(left * values @ right.T - product) / torch.linalg.norm(product)) < 1e-5
+
+
 def test_it_gives_the_same_bytes_twice_and_touches_no_random_numbers() -> None:
     m, state = matrix(160, 160, 10.0), torch.get_rng_state()
     first, second = extreme_part(m, 4, largest=True), extreme_part(m, 4, largest=True)
@@ -87,7 +99,8 @@ def test_what_it_cannot_do_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch
     singular = matrix(160, 160, 10.0)
     singular[:, 0] = 0
     assert extreme_part(singular, 4, largest=False) is None
-    assert extreme_part(matrix(160, 160, 1e9, dtype=torch.float64), 4, largest=False) is None
+    assert extreme_part(matrix(160, 160, 1e9), 4, largest=False) is None, "float32 goes through the Gram matrix"
+    assert extreme_part(matrix(160, 160, 1e14, dtype=torch.float64), 4, largest=False) is None
     assert extreme_part(torch.zeros(160, 160), 4, largest=True) is None
     monkeypatch.setattr(extreme, "CYCLES", 0)
     assert extreme_part(matrix(160, 160, 10.0), 4, largest=True) is None
