@@ -48,9 +48,7 @@ from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors,
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit": ("alphaedit", {}),
     "alphaedit, 5 % of the energy": ("alphaedit", {"energy": 0.05}),
-    "memit": ("memit", {}),
-    "rome": ("rome", {}),
-    "grace": ("grace", {}),
+    **{name: (name, {}) for name in ("memit", "rome", "grace")},
 }
 BUILT_IN = "world#4000"
 SAMPLE, NEWEST, PASSAGES, OPENING, WORDS = 100, 20, 20, 8, 70
@@ -140,9 +138,8 @@ class Course:
     precision: str = "float32"  # of the search for values
 
     def __post_init__(self) -> None:
-        whole = json.dumps(
-            [self.method, edits_fingerprint(self.edits), self.per_step, self.base, self.precision, STATE]
-        )
+        facts = edits_fingerprint(self.edits)
+        whole = json.dumps([self.method, facts, self.per_step, self.base, self.precision, STATE])
         self.identity = hashlib.sha256(whole.encode()).hexdigest()[:16]
         self.rows: list[dict[str, Any]] = []
         if (self.folder / JOURNAL).exists():
@@ -163,9 +160,8 @@ class Course:
             write(temporary)
             content = json.dumps({"identity": self.identity, "rows": self.rows}, indent=1)
             atomic_write_bytes(temporary / JOURNAL, content.encode())
-        print(
-            f"{self.method:28}", *(f"{key} {value:.4g}" for key, value in row.items() if value is not None), flush=True
-        )
+        shown = (f"{key} {value:.4g}" for key, value in row.items() if value is not None)
+        print(f"{self.method:28}", *shown, flush=True)
 
     def seconds(self, since: float) -> float:
         """Processor seconds of the edits so far, measurements left out."""
@@ -273,7 +269,7 @@ def main() -> None:
     parser.add_argument("--file", help="edits, such as those of CounterFact (default: facts of the built-in world)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.edits < 1 or options.per_step < 1:
+    if min(options.edits, options.per_step) < 1:
         parser.error("--edits and --per-step are at least 1")
     edits = chosen_edits(options.file, options.edits)
     model = LanguageModel.load()
@@ -281,12 +277,11 @@ def main() -> None:
     options.workspace.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
-    title = (
-        f"{len(edits)} edits of {Path(options.file).stem if options.file else 'the world'}, {options.per_step} a step"
-    )
+    source = Path(options.file).stem if options.file else "the world"
+    title = f"{len(edits)} edits of {source}, {options.per_step} a step"
     print(title)
     for method in options.methods:
-        folder = options.workspace / f"{re.sub(r'[^a-z0-9]+', '_', method)}-{options.per_step}"
+        folder = options.workspace / f"{re.sub('[^a-z0-9]+', '_', method)}-{options.per_step}"
         sequence = Course(method, edits, folder, options.per_step, model.fingerprint, options.precision)
         (beside_weights if method == "grace" else in_weights)(model, sequence, measure, options.seed)
         found[method] = sequence.rows
