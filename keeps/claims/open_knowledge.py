@@ -4,10 +4,12 @@ The task is a question with two letters of which one is right three times in fou
 world. On the shelf are two adapters that learned it with reasons, two that learned other tasks, one that learned to say
 the frequent letter, and two of noise. Likelihood of the reasons must tell them apart. Then the mixture is made and
 trained on examples chosen from a pool of which half are near copies. Thresholds are the card's, fixed before the run.
+A seed decides which examples each adapter learned and which are shown, the start of every training, and the noise.
 """
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +20,7 @@ import torch
 
 from keeps.adapt.lora import LoRA
 from keeps.claims.base import Check, Claim, ClaimRun
+from keeps.claims.over_seeds import over_seeds
 from keeps.contracts import Run
 from keeps.data.records import Example, Fact, RecordSet, Split
 from keeps.data.select import load_records
@@ -37,26 +40,29 @@ SHOTS, HELD_OUT, TAUGHT = 12, 16, 36
 TRAINING: dict[str, Any] = {"rank": 4, "targets": ("q_proj", "v_proj"), "batch_size": 6, "learning_rate": 2e-3}
 STEPS, MIXED_STEPS = 30, 15
 EXAMPLES, TAU = 36, 0.1
+SEEDS = (0, 1, 2)
 
 
-def experiment(run: ClaimRun) -> Iterator[Check]:
+def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Shelf, indicators, identities, data, mixture."""
     model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
-    train, test = shots_of("train"), shots_of("test")
+    train, test = shots_of("train", seed), shots_of("test", seed)
     shots, held = test[:SHOTS], test[SHOTS : SHOTS + HELD_OUT]
     with tempfile.TemporaryDirectory() as folder:
-        shelf = make_shelf(model, train, Path(folder), run)
+        shelf = make_shelf(model, train, Path(folder), run, seed)
         bank = read_bank(model, shelf)
         yield from indicator_checks(model, bank, shots, run)
         yield from identity_checks(model, bank)
         pool = pool_of(train)
         yield from data_checks(shots, pool)
-        yield from mixture_checks(model, shelf, bank, shots, held, pool, Path(folder), run)
+        yield from mixture_checks(model, shelf, bank, shots, held, pool, Path(folder), run, seed)
 
 
-def shots_of(part: Split) -> list[Shot]:
-    """The task: is a country in Europe? A, no, is right for most of them."""
+def shots_of(part: Split, seed: int = 0) -> list[Shot]:
+    """The task: is a country in Europe? A, no, is right for most of them. In their order for seed 0, else drawn."""
     facts = [fact for fact in load_records("world:continent").part(part).records if isinstance(fact, Fact)]
+    if seed:
+        random.Random(seed).shuffle(facts)
     return [shot(fact.subject, fact.answers[0]) for fact in facts]
 
 
@@ -75,7 +81,7 @@ def examples_of(shots: Sequence[Shot], *, reasons: bool = True, always: str = ""
     return RecordSet(f"the task, {len(records)}", tuple(records))
 
 
-def make_shelf(model: LanguageModel, train: Sequence[Shot], folder: Path, run: ClaimRun) -> dict[str, Path]:
+def make_shelf(model: LanguageModel, train: Sequence[Shot], folder: Path, run: ClaimRun, seed: int) -> dict[str, Path]:
     """Adapters by name: folders of LoRAs that were trained here, and noise of the same size as one of them."""
     half = len(train) // 2
     data = {
@@ -90,14 +96,14 @@ def make_shelf(model: LanguageModel, train: Sequence[Shot], folder: Path, run: C
         run.progress.message(f"adapter: {name}")
         shelf[name] = folder / f"adapter{number}"
         shelf[name].mkdir()
-        made = Run(shelf[name], seed=number, device=run.device or "cpu", progress=run.progress)
+        made = Run(shelf[name], seed=number + 10 * seed, device=run.device or "cpu", progress=run.progress)
         LoRA(LoRA.Settings(**TRAINING, steps=STEPS))(model, replace(learn, records=learn.records[:TAUGHT]), run=made)
     like = read_factors(shelf[TARGETS[0]])
-    for seed in (1, 2):
-        name = f"noise {seed}"
+    for number in (1, 2):
+        name = f"noise {number}"
         shelf[name] = folder / name.replace(" ", "")
         shelf[name].mkdir()
-        chance = torch.Generator().manual_seed(seed)
+        chance = torch.Generator().manual_seed(number + 10 * seed)
         drawn = {
             layer: tuple(part.std() * torch.randn(part.shape, generator=chance) for part in pair)
             for layer, pair in like.items()
@@ -186,6 +192,7 @@ def mixture_checks(
     pool: Sequence[Example],
     folder: Path,
     run: ClaimRun,
+    seed: int,
 ) -> Iterator[Check]:
     """The whole method against each adapter alone, on questions that nothing has seen."""
     target = folder / "mixture"
@@ -193,9 +200,8 @@ def mixture_checks(
     chosen: dict[str, Any] = {"size": 2, "shortlist": 3, "examples": EXAMPLES, "tau": TAU, "batch_size": 6}
     settings = ExpertsSettings(**chosen, steps=MIXED_STEPS, learning_rate=5e-4)
     before = model.fingerprint
-    change = Experts(settings)(
-        model, OpenKnowledge(shelf, shots, pool), run=Run(target, device=run.device or "cpu", progress=run.progress)
-    )
+    trained = Run(target, seed=seed, device=run.device or "cpu", progress=run.progress)
+    change = Experts(settings)(model, OpenKnowledge(shelf, shots, pool), run=trained)
     run.tables["experts"] = change.record.measures["group"]
     alone = {}
     for adapter in bank:
@@ -225,7 +231,7 @@ CLAIM = Claim(
     published="LLaMA-2-7B and Mistral-7B, six benchmarks: one to four points above the best adapter, LoraHub, TIES and "
     "mixtures of random experts on nearly all",
     paper="arXiv:2408.15915",
-    seeds=(0,),
-    minutes=8,
-    experiment=experiment,
+    seeds=SEEDS,
+    minutes=12,
+    experiment=over_seeds(experiment, SEEDS),
 )
