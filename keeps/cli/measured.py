@@ -34,19 +34,20 @@ class Layout:
     note: str
 
 
+EDITING = (
+    Column("edits", "Edits", "count"),
+    Column("success", "Success (%)"),
+    Column("rephrase", "Other wordings (%)"),
+    Column("portability", "Consequences (%)"),
+    Column("locality", "Locality (%)"),
+    Column("fluency", "Fluency", "number"),
+    Column("seconds", "Seconds an edit", "seconds"),
+)
 LAYOUTS: Mapping[str, Layout] = {
     "knowedit": Layout(
         "methods",
         "Method",
-        (
-            Column("edits", "Edits", "count"),
-            Column("success", "Success (%)"),
-            Column("rephrase", "Other wordings (%)"),
-            Column("portability", "Consequences (%)"),
-            Column("locality", "Locality (%)"),
-            Column("fluency", "Fluency", "number"),
-            Column("seconds", "Seconds an edit", "seconds"),
-        ),
+        EDITING,
         "Every edit alone on the untouched model, except by methods that learn from a batch (`mend`, `serac`, `wise`). "
         "Intervals: 95 %. Seconds are wall-clock times on two busy cores.",
     ),
@@ -106,13 +107,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "knowedit_data": Layout(
         "CounterFact",
         "Method",
-        (
-            Column("edits", "Edits", "count"),
-            Column("success", "Success (%)"),
-            Column("rephrase", "Other wordings (%)"),
-            Column("locality", "Locality (%)"),
-            Column("seconds", "Seconds an edit", "seconds"),
-        ),
+        EDITING,
         "Edits of CounterFact with default settings, every edit alone on the untouched model. Intervals: 95 %.",
     ),
     "unlearning_data": Layout(
@@ -170,7 +165,7 @@ def measured_table(card: str) -> str:
     rows = (found or {}).get("tables", {}).get(layout.table)
     if not found or not rows:
         return f"Not measured yet: `keeps reproduce {card}`."
-    columns = [column for column in layout.columns if any(column.key in row for row in rows.values())]
+    columns = [column for column in layout.columns if any(row.get(column.key) is not None for row in rows.values())]
     headings = [layout.rows, *(column.heading for column in columns)]
     lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
     for name, row in rows.items():

@@ -30,7 +30,8 @@ from keeps.models.earlier_keys import EarlierKeys, read_keys, write_keys
 from keeps.models.edit_rows import Row
 from keeps.models.moments import stored_null_basis
 from keeps.models.weight_writer import keys_of
-from keeps.numerics.editing import Moment, SparedKeys, energy_threshold
+from keeps.numerics.editing import Moment, SparedKeys
+from keeps.numerics.nullspace import null_space
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.locate_edit import ManyBlocks, Steps
@@ -83,14 +84,17 @@ class AlphaEdit(ManyBlocks):
         """Find the null space of each layer, and what earlier edits read there."""
         self.held = dict(self.earlier)
         for layer, moment in steps.moments.items():
-            share = self.settings.energy
-            threshold = self.settings.threshold if share is None else energy_threshold(moment.matrix, share)
-            basis = stored_null_basis(moment.matrix, threshold)
-            self.spared[layer] = SparedKeys(basis, self.settings.strength)
+            self.spared[layer] = SparedKeys(self._unused(moment.matrix), self.settings.strength)
             if layer in self.held:
                 self.spared[layer].add(self.held[layer].keys)
         shares = [spared.basis.shape[1] / spared.basis.shape[0] for spared in self.spared.values()]
         steps.run.measures["null_space_share"] = min(shares)
+
+    def _unused(self, moment: Tensor) -> Tensor:
+        """U, the directions that old inputs hardly use, by eigenvalue or by energy."""
+        if self.settings.energy is None:
+            return stored_null_basis(moment, self.settings.threshold)
+        return null_space(moment, 1 - self.settings.energy).basis.double()
 
     def solve(self, layer: int, keys: Tensor, moment: Moment) -> Tensor:
         """K^T P (K_p K_p^T P + K K^T P + alpha I)^-1."""

@@ -123,22 +123,6 @@ def null_basis(second_moment: Tensor, threshold: float) -> Tensor:
     return vectors[:, free]
 
 
-def energy_threshold(second_moment: Tensor, share: float) -> float:
-    """The eigenvalue of C below which all directions together hold at most ``share`` of its trace.
-
-    >>> energy_threshold(torch.diag(torch.tensor([1.0, 2.0, 3.0, 94.0])), 0.05)
-    3.0
-
-    Raises:
-        StatisticsError: C is not finite.
-    """
-    if not torch.isfinite(second_moment).all():
-        raise StatisticsError("the covariance holds NaN or infinity", mend="collect it in float32")
-    values = torch.linalg.eigvalsh(second_moment.double()).clamp_min(0)
-    held = values.cumsum(0) / values.sum()
-    return float(values[min(int((held <= share).sum()), len(values) - 1)])
-
-
 class SparedKeys:
     """The keys of edits in the null space of a layer, and AlphaEdit's update that spares them.
 

@@ -58,17 +58,21 @@ def place_from_above(counts: NDArray[np.int64], k: int) -> tuple[int, int]:
     return place, k - int(above[position] - counts[place])
 
 
-class UpperBits(Stage):
+class CountingPass(Stage):
+    """One of the two passes, made where no pass before found the thresholds."""
+
+    def needed(self, stats: Mapping[str, Any]) -> bool:
+        """See :class:`keeps.weights.merge_method.Stage`."""
+        return stats.get(THRESHOLDS) is None
+
+
+class UpperBits(CountingPass):
     """First pass: counts of the upper half of the bits; finds the bin of each threshold."""
 
     name = "upper_bits"
 
     def __init__(self, counts: Counts, *, whole_model: bool = False) -> None:
         self.counts, self.whole_model = counts, whole_model
-
-    def needed(self, stats: Mapping[str, Any]) -> bool:
-        """Where no pass before found the thresholds."""
-        return stats.get(THRESHOLDS) is None
 
     def measure(self, chunk: Chunk) -> NDArray[np.int64]:
         """Counts ``(models, 32768)``."""
@@ -86,17 +90,13 @@ class UpperBits(Stage):
         return found
 
 
-class LowerBits(Stage):
+class LowerBits(CountingPass):
     """Second pass: counts of the lower half of the bits within each bin; finds the thresholds themselves."""
 
     name = THRESHOLDS
 
     def __init__(self, *, whole_model: bool = False) -> None:
         self.whole_model = whole_model
-
-    def needed(self, stats: Mapping[str, Any]) -> bool:
-        """Where no pass before found the thresholds."""
-        return stats.get(THRESHOLDS) is None
 
     def measure(self, chunk: Chunk) -> NDArray[np.int64]:
         """Counts ``(models, thresholds, 65536)``."""

@@ -79,9 +79,8 @@ def execute(
                 info = _info(output)
                 stats = dict(found)
                 for stage in () if output.copied else tensors:
-                    if not stage.needed(stats):
-                        continue
-                    stats[stage.name] = _stage(plan, stage, [output], info, stats, pool, chunk)
+                    if stage.needed(stats):
+                        stats[stage.name] = _stage(plan, stage, [output], info, stats, pool, chunk)
                 journal.note(_write(plan, output, info, stats, targets[output.name], pool, chunk))
                 unwritten += targets[output.name].stored.nbytes
                 if unwritten >= SYNC_BYTES:
@@ -157,6 +156,8 @@ def _whole_model(
     numel = sum(output.numel for output in outputs)
     info = TensorInfo("", (), numel, len(outputs[0].inputs), outputs[0].values)
     for stage in stages:
+        if not stage.needed(stats):
+            continue
         with progress.task(f"measure ({stage.name})", numel) as task:
             stats[stage.name] = _stage(plan, stage, outputs, info, stats, pool, chunk, task.advance)
     return stats

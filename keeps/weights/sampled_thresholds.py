@@ -27,22 +27,25 @@ ERRORS = 5  # standard errors of the sample on either side
 
 @dataclass
 class Collected:
-    """What a pass found for each threshold of each model: a count, and elements.
+    """What a pass found for each threshold of each model: counts, and elements.
 
     Attributes:
         above: elements above the bracket, whole numbers ``(models, thresholds)``.
-        rows: bits of the elements within, in lists of pieces; None where they were too many.
+        within: elements in the bracket, of the same shape.
+        rows: the bits of these, a list of pieces for each threshold; empty where they are more than :data:`MOST`.
     """
 
     above: NDArray[np.int64]
-    rows: list[list[Bits] | None]
+    within: NDArray[np.int64]
+    rows: list[list[Bits]]
 
     def __iadd__(self, other: Collected) -> Collected:
         """With another piece of the same tensor."""
         self.above += other.above
-        for place, (mine, theirs) in enumerate(zip(self.rows, other.rows, strict=True)):
-            if mine is None or theirs is None or sum(map(len, mine)) + sum(map(len, theirs)) > MOST:
-                self.rows[place] = None
+        self.within += other.within
+        for mine, theirs, count in zip(self.rows, other.rows, self.within.flat, strict=True):
+            if count > MOST:
+                mine.clear()
             else:
                 mine += theirs
         return self
@@ -59,7 +62,9 @@ class SampledBracket(Stage):
 
     def measure(self, chunk: Chunk) -> Collected:
         """All elements of the piece, for each model."""
-        return Collected(np.zeros(len(chunk.deltas), dtype=np.int64), [[row] for row in magnitude_bits(chunk.deltas)])
+        rows = magnitude_bits(chunk.deltas)
+        nothing, all_of_them = np.zeros((len(rows), 1), dtype=np.int64), np.full((len(rows), 1), rows.shape[1])
+        return Collected(nothing, all_of_them, [[row] for row in rows])
 
     def finish(self, total: Any, tensor: TensorInfo, stats: Mapping[str, Any]) -> NDArray[np.int64]:
         """Brackets ``(models, thresholds, 2)``."""
@@ -104,14 +109,16 @@ class BracketedThresholds(Stage):
     def measure(self, chunk: Chunk) -> Collected:
         """Of one piece."""
         brackets = chunk.stats[SampledBracket.name]
-        above = np.zeros(brackets.shape[:2], dtype=np.int64)
-        rows: list[list[Bits] | None] = []
+        above, within = (np.zeros(brackets.shape[:2], dtype=np.int64) for _ in range(2))
+        rows = []
         for model, bits in enumerate(magnitude_bits(chunk.deltas)):
             for place, (low, high) in enumerate(brackets[model]):
                 above[model, place] = np.count_nonzero(bits >= np.uint32(high))
-                within = bits - np.uint32(low)  # what is lower wraps around to large numbers
-                rows.append([bits[within < np.uint32(high - low)]])
-        return Collected(above, rows)
+                distance = bits - np.uint32(low)  # what is lower wraps around to large numbers
+                found = bits[distance < np.uint32(high - low)]
+                within[model, place] = len(found)
+                rows.append([found])
+        return Collected(above, within, rows)
 
     def finish(self, total: Any, tensor: TensorInfo, stats: Mapping[str, Any]) -> Bits | None:
         """Thresholds ``(models, thresholds)`` as :func:`keeps.weights.magnitudes.magnitude_bits`; None if not found."""
@@ -121,12 +128,10 @@ class BracketedThresholds(Stage):
         for (place, k), pieces in zip(np.ndenumerate(wanted), total.rows, strict=True):
             if k < 1:
                 continue
-            if pieces is None:
+            rank, count = int(k - total.above[place]), int(total.within[place])
+            if count > MOST or not 1 <= rank <= count:
                 return None
-            rank, within = int(k - total.above[place]), np.concatenate(pieces)
-            if not 1 <= rank <= len(within):
-                return None
-            found[place] = np.partition(within, len(within) - rank)[len(within) - rank]
+            found[place] = np.partition(np.concatenate(pieces), count - rank)[count - rank]
         return found
 
 

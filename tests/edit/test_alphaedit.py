@@ -21,7 +21,8 @@ from keeps.models.earlier_keys import EARLIER, read_keys
 from keeps.models.edit_files import withdraw
 from keeps.models.locate import mlp_outputs
 from keeps.models.moments import second_moments
-from keeps.numerics.editing import Moment, energy_threshold, null_basis
+from keeps.numerics.editing import Moment, null_basis
+from keeps.numerics.nullspace import null_space
 from keeps.registry import find_method
 
 pytestmark = pytest.mark.usefixtures("local_text")
@@ -57,7 +58,7 @@ def test_a_share_of_the_energy_takes_the_place_of_the_threshold(smollm2: Languag
     model = pico("llama", smollm2.tokenizer)
     change = made(model, "alphaedit", EDITS, tmp_path / "run", layers=(1,), energy=0.05, strength=0.01)
     c = Moment.of(second_moments(model, [1], tokens=400, text=TEXT, cache=tmp_path / "own")[1].matrix, ridge=1e-4)
-    basis = null_basis(c.matrix, energy_threshold(c.matrix, 0.05))
+    basis = null_space(c.matrix, 0.95).basis.double()
     held = float((basis.T @ c.matrix.double() @ basis).trace() / c.matrix.double().trace())
     assert 0 < held <= 0.05
     update = next(iter(updates(change).values()))
