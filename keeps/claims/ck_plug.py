@@ -23,6 +23,7 @@ from torch import Tensor
 
 from keeps.claims.base import Check, Claim, ClaimRun, Size
 from keeps.claims.ck_plug_published import FILES, published_checks
+from keeps.claims.over_seeds import set_apart
 from keeps.data.select import load_records
 from keeps.decoding.combine import CADCombine, CKCombine, Combine, Combined, leading
 from keeps.decoding.engine import Spoken, decode_in_step
@@ -114,13 +115,21 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
         return
     run.progress.message("the identity at alpha 0.5")
     yield from identity_checks(model)
-    for spec, tokens in ((CAPITALS, TOKENS), (MORE_CAPITALS, MORE_TOKENS)):
-        items = capitals(spec)
-        which = "" if spec == CAPITALS else f"; {len(items.countries)} capitals, {tokens} tokens"
-        run.progress.message(f"contexts that are false{which}")
-        yield from dial_checks(Asking(model, items, items.false(), tokens), run, which)
-        run.progress.message(f"contexts that are true{which}")
-        yield from cost_checks(Asking(model, items, items.true(), tokens), run, which)
+    yield from capital_checks(model, CAPITALS, TOKENS, run)
+    yield from set_apart(
+        lambda own: capital_checks(model, MORE_CAPITALS, MORE_TOKENS, own),
+        run,
+        f"; {len(capitals(MORE_CAPITALS).countries)} capitals, {MORE_TOKENS} tokens",
+    )
+
+
+def capital_checks(model: LanguageModel, spec: str, tokens: int, run: ClaimRun) -> Iterator[Check]:
+    """The dial behind false contexts, and its price behind true ones."""
+    items = capitals(spec)
+    run.progress.message(f"contexts that are false, {len(items.countries)}")
+    yield from dial_checks(Asking(model, items, items.false(), tokens), run)
+    run.progress.message(f"contexts that are true, {len(items.countries)}")
+    yield from cost_checks(Asking(model, items, items.true(), tokens), run)
 
 
 def _worked_example() -> Check:
@@ -167,7 +176,7 @@ class Margins:
         return Combined(found.scores)
 
 
-def dial_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
+def dial_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
     """False contexts: who is believed at which alpha."""
     plain, _ = ask.recall(leading)
     found = {alpha: ask.recall(CKCombine(alpha))[0] for alpha in (0.0, 0.25, 0.5, 1.0)}
@@ -176,33 +185,31 @@ def dial_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
     rows |= {"adaptive": ask.recall(CKCombine("adaptive"))[0], "CAD 0.5": ask.recall(CADCombine())[0]}
     rows |= {f"alpha 0, gate {gate}": shares[gate][0] for gate in GATES[1:]}
     rows["alpha 1, gate code"] = ask.recall(CKCombine(1.0, "code"))[0]
-    run.tables[f"false contexts{which}"] = {name: _row(each) for name, each in rows.items()}
+    run.tables["false contexts"] = {name: _row(each) for name, each in rows.items()}
     low, high = (found[alpha].mr for alpha in (0.0, 1.0))
-    yield Check(f"MR at alpha 0{which}", low, "at most 0.40", low is not None and low <= 0.40, plain.mr)
-    yield Check(f"MR at alpha 1{which}", high, "1", high == 1, plain.mr,
+    yield Check("MR at alpha 0", low, "at most 0.40", low is not None and low <= 0.40, plain.mr)
+    yield Check("MR at alpha 1", high, "1", high == 1, plain.mr,
                 note=f"gate code: {_figure(rows['alpha 1, gate code'].mr)}")  # fmt: skip
-    yield _recall(f"ParR at alpha 1{which}", found[1.0].from_memory, plain.parr, 0.0, "at least that of plain reading")
-    yield _recall(
-        f"ConR at alpha 0{which}", found[0.0].from_context, plain.conr, 0.20, "at least 0.20 above plain reading's"
-    )
+    yield _recall("ParR at alpha 1", found[1.0].from_memory, plain.parr, 0.0, "at least that of plain reading")
+    yield _recall("ConR at alpha 0", found[0.0].from_context, plain.conr, 0.20, "at least 0.20 above plain reading's")
     falling = [found[alpha].conr for alpha in (0.0, 0.25, 0.5)]
     rise = max(b - a for a, b in pairwise(falling))
     note = ", ".join(f"{share:.3f}" for share in falling)
-    yield Check(f"largest rise of ConR over alpha 0, 0.25, 0.5{which}", rise, "at most 0", rise <= 0, note=note)
+    yield Check("largest rise of ConR over alpha 0, 0.25, 0.5", rise, "at most 0", rise <= 0, note=note)
     margins = Margins()
     ask(margins)
-    name = f"largest deviation of two tokens' margin from its affine formula in alpha{which}"
+    name = "largest deviation of two tokens' margin from its affine formula in alpha"
     yield Check(name, margins.worst, "at most 1e-5, of at least one adjusted step",
                 margins.worst <= 1e-5 and margins.steps > 0, note=f"{margins.steps} adjusted steps")  # fmt: skip
     parts = [shares[gate][1] for gate in GATES]
-    run.tables[f"share of adjusted tokens at alpha 0, false contexts{which}"] = dict(zip(GATES, parts, strict=True))
+    run.tables["share of adjusted tokens at alpha 0, false contexts"] = dict(zip(GATES, parts, strict=True))
     note = ", ".join(f"{gate} {part:.2f}" for gate, part in zip(GATES, parts, strict=True))
     gap = min(parts[1] - parts[0], parts[2] - parts[1])
-    name = f"smallest step in the share of adjusted tokens from gate cg to code to always{which}"
-    yield Check(name, gap, "above 0", gap > 0, note=note)
+    yield Check("smallest step in the share of adjusted tokens from gate cg to code to always", gap, "above 0", gap > 0,
+                note=note)  # fmt: skip
 
 
-def cost_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
+def cost_checks(ask: Asking, run: ClaimRun) -> Iterator[Check]:
     """True contexts: what the dial costs where there is nothing to correct."""
     plain, _ = ask.recall(leading)
     rows = {"plain": plain}
@@ -210,10 +217,10 @@ def cost_checks(ask: Asking, run: ClaimRun, which: str = "") -> Iterator[Check]:
         found, _ = ask.recall(CKCombine(alpha))  # type: ignore[arg-type]
         name = alpha if isinstance(alpha, str) else f"alpha {alpha:g}"
         rows[name] = found
-        yield _recall(f"right answers on true contexts, {name}{which}", found.from_memory, plain.parr, -most,
+        yield _recall(f"right answers on true contexts, {name}", found.from_memory, plain.parr, -most,
                       f"at most {most:g} below plain reading's")  # fmt: skip
     rows["CAD 0.5"] = ask.recall(CADCombine())[0]
-    run.tables[f"true contexts{which}"] = {name: each.parr for name, each in rows.items()}
+    run.tables["true contexts"] = {name: each.parr for name, each in rows.items()}
 
 
 def _recall(name: str, right: Sequence[bool], base: float, gain: float, threshold: str) -> Check:

@@ -1,4 +1,4 @@
-"""One experiment with several seeds: every check of each of them, so that a claim holds only if all hold."""
+"""One experiment several times, with other seeds or data: every check of each, so that all must hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from keeps.claims.base import Check, ClaimRun
+
+
+def set_apart(experiment: Callable[[ClaimRun], Iterator[Check]], run: ClaimRun, suffix: str) -> Iterator[Check]:
+    """The checks of ``experiment``; their names and those of its tables end with ``suffix``."""
+    own = replace(run, tables={})
+    for check in experiment(own):
+        yield replace(check, name=check.name + suffix)
+    run.tables.update({name + suffix: table for name, table in own.tables.items()})
 
 
 def over_seeds(
@@ -20,12 +28,8 @@ def over_seeds(
 
     def all_of_them(run: ClaimRun) -> Iterator[Check]:
         for seed in seeds:
+            run.progress.message(f"seed {seed}")
             suffix = "" if seed == seeds[0] else f"; seed {seed}"
-            own = replace(run, tables={})
-            if suffix:
-                run.progress.message(f"seed {seed}")
-            for check in experiment(own, seed):
-                yield replace(check, name=check.name + suffix)
-            run.tables.update({name + suffix: table for name, table in own.tables.items()})
+            yield from set_apart(lambda own, seed=seed: experiment(own, seed), run, suffix)
 
     return all_of_them
