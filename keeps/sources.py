@@ -5,7 +5,7 @@ Like ``keeps.contracts`` this file knows no tensor library, so that every room o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -13,6 +13,26 @@ from keeps.contracts import Answerer, Run
 
 if TYPE_CHECKING:
     from keeps.settings import Settings
+
+READERS: Mapping[str, str] = {  # what methods look into, with one that does; the first of what is given decides
+    "pairs": "qa_memory",
+    "cards": "knowledge_cards",
+    "tables": "hybrid_dialog",
+    "graph": "kg_search",
+    "documents": "rag",
+}
+
+
+def reader_of(given: Collection[str]) -> str:
+    """The method that answers where none is named.
+
+    >>> reader_of({"documents"}), reader_of({"documents", "tables"}), reader_of(())
+    ('rag', 'hybrid_dialog', 'rag')
+
+    Args:
+        given: keys of :data:`READERS`: what there is to look into.
+    """
+    return next((method for name, method in READERS.items() if name in given), READERS["documents"])
 
 
 @dataclass(frozen=True)

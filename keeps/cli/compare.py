@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keeps.cli import options
+from keeps.cli import options, sources
 from keeps.cli.generated import command_text, parse_assignments
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
@@ -19,6 +19,7 @@ EXAMPLES = (
     "keeps compare --methods corda:mode=kpm,corda:mode=ipm --set rank=8",
     "keeps compare --methods full,lora,corda --seeds 5 --engine ray --workers 4",
     "keeps compare --ground rag,faithful_rag,adaptive_note --questions questions.jsonl --docs ./docs --out ./answers",
+    "keeps compare --ground rag,knowledge_cards --questions questions.jsonl --docs ./docs --card law=RUN",
 )
 DEFAULT_SEEDS = 3
 
@@ -36,16 +37,11 @@ Workers = Annotated[
 ]
 Ground = Annotated[
     str | None,
-    typer.Option("--ground", help="Ways to answer from --docs or --graph, by commas: rag:k=3,adaptive_note."),
+    typer.Option("--ground", help="Ways to answer from what is named below, by commas: rag:k=3,adaptive_note."),
 ]
 Questions = Annotated[
     str | None, typer.Option("--questions", help="With --ground: a file of question and answer, or world:RELATION.")
 ]
-Docs = Annotated[
-    str | None, typer.Option("--docs", help="With --ground: folder or file of documents, or an index.", metavar="PATH")
-]
-Graph = Annotated[str | None, typer.Option("--graph", help="With --ground: file of triples.", metavar="FILE")]
-Retriever = Annotated[str, typer.Option("--retriever", help="With --ground: lexical, dense or hybrid.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="With --ground: most questions.")]
 
 
@@ -64,9 +60,12 @@ def command(
     workers: Workers = None,
     ground: Ground = None,
     questions: Questions = None,
-    docs: Docs = None,
-    graph: Graph = None,
-    retriever: Retriever = "hybrid",
+    docs: sources.Docs = None,
+    graph: sources.Graph = None,
+    card: sources.Cards = None,
+    tables: sources.Tables = None,
+    memory: sources.Memory = None,
+    retriever: sources.Retriever = "hybrid",
     limit: Limit = None,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -82,16 +81,19 @@ def command(
     """
     del debug
     common = {**(settings or {}), **parse_assignments(assignments)}
-    asking = {"questions": questions, "docs": docs, "graph": graph, "limit": limit}
+    read = {"docs": docs, "graph": graph, "tables": tables, "memory": memory}
+    asking = {"questions": questions, **read, "card": card or None, "limit": limit}
     more = {"retriever": retriever != "hybrid", "seed": seed != 0}
     if ground is not None:
         taught = {"learn": learn, "keep": keep, "workers": workers}
         other = {"methods": methods != DEFAULT_METHODS, "seeds": seeds != DEFAULT_SEEDS, "engine": engine != "local"}
         _refuse(taught, other, "does nothing with --ground")
-        if questions is None or (docs is None) == (graph is None):
+        if questions is None or not (card or any(read.values())):
             mend = "give --questions FILE, and --docs FOLDER or --graph FILE"
             raise SettingsError("name what is asked and where the answers stand", where="keeps compare", mend=mend)
-        limits = {**asking, "retriever": retriever, "seed": seed, "model": model, "device": device}
+        cards = [card] if isinstance(card, str) else card
+        limits = {"limit": limit, "retriever": retriever, "seed": seed, "model": model, "device": device}
+        limits |= {"questions": questions, "cards": cards, **read}
         with terminal(json=json, quiet=quiet) as term:
             _compare_grounding(term, ground, settings=common, workspace=workspace, out=out, **limits)
         return

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from keeps.cli import options
+from keeps.cli import options, sources
 from keeps.cli.generated import with_settings
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
 from keeps.registry import find_method
 
-DEFAULT_METHOD = "rag"
 SHOWN = 160  # characters of a step that are shown
 EXAMPLES = (
     'keeps ground "Who founded Veltria?" --docs examples/documents',
@@ -29,36 +28,6 @@ EXAMPLES = (
 )
 
 Question = Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to answer.")]
-Docs = Annotated[
-    str | None, typer.Option("--docs", help="Folder or file of documents, or the folder of an index.", metavar="PATH")
-]
-Graph = Annotated[
-    str | None, typer.Option("--graph", help="File of triples, for methods that walk in a graph.", metavar="FILE")
-]
-Cards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--card",
-        help="Model of one domain, for knowledge_cards: 'NAME: LINE=RUN'; repeat it. --docs are then its evidence.",
-        metavar="NAME=RUN",
-    ),
-]
-Tables = Annotated[
-    str | None,
-    typer.Option(
-        "--tables",
-        help="Files of entities with commas between them, or a folder, for hybrid_dialog. --docs are about them then.",
-        metavar="PATH",
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        help="Questions with answers, for qa_memory: a file, world:RELATION, or the folder of a memory.",
-        metavar="PATH",
-    ),
-]
 Questions = Annotated[
     str | None, typer.Option("--questions", help="Graded questions: a file of question and answer, or world:RELATION.")
 ]
@@ -66,10 +35,9 @@ Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="How to answer (default: rag); repeat it to compare, with settings as in rag:order=best_first:k=3.",
+        help="How to answer (rag from documents); repeat it to compare, with settings as in rag:order=best_first:k=3.",
     ),
 ]
-Retriever = Annotated[str, typer.Option("--retriever", help="How documents are searched: lexical, dense or hybrid.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Most questions.")]
 Trace = Annotated[bool, typer.Option("--trace", help="Show every step as it happens, and the passages that were read.")]
 Out = Annotated[
@@ -84,15 +52,15 @@ Model = Annotated[
 def command(
     question: Question = None,
     *,
-    docs: Docs = None,
-    graph: Graph = None,
-    card: Cards = None,
-    tables: Tables = None,
-    memory: Memory = None,
+    docs: sources.Docs = None,
+    graph: sources.Graph = None,
+    card: sources.Cards = None,
+    tables: sources.Tables = None,
+    memory: sources.Memory = None,
     questions: Questions = None,
     method: Methods = None,
     model: Model = options.DEFAULT_MODEL,
-    retriever: Retriever = "hybrid",
+    retriever: sources.Retriever = "hybrid",
     limit: Limit = None,
     trace: Trace = False,
     out: Out = None,
@@ -115,14 +83,14 @@ def command(
     if words is None or (question is not None and questions is not None):
         mend = "give a question, or --questions FILE"
         raise SettingsError("name what to answer", where="keeps ground", mend=mend)
-    if (docs is None) == (graph is None) and not ((card or tables or memory) and docs is None):
-        what = "name the documents" if docs is None else "--docs and --graph are given"
-        raise SettingsError(what, where="keeps ground", mend="give --docs FOLDER, or --graph FILE to kg_search")
+    if not (docs or graph or card or tables or memory):
+        mend = "give --docs FOLDER, or --graph FILE to kg_search"
+        raise SettingsError("name the documents", where="keeps ground", mend=mend)
     from keeps.jobs.grounding import ground
 
-    named = [method] if isinstance(method, str) else list(method or [DEFAULT_METHOD])
+    named = [method] if isinstance(method, str) else list(method or []) or None
     with terminal(json=json, quiet=quiet) as term:
-        several = len(named) > 1
+        several = named is not None and len(named) > 1
 
         def watch(label: str, place: int, step: Mapping[str, Any]) -> None:
             who = " ".join([f"{label}:"] * several + [f"question {place + 1}:"] * (questions is not None))
@@ -229,14 +197,15 @@ def build(argv: Sequence[str]) -> Callable[..., Any]:
     words = list(argv)
     named = [following for word, following in zip(words, [*words[1:], ""], strict=True) if word == "--method"]
     named += [word.partition("=")[2] for word in words if word.startswith("--method=")]
-    return with_settings(command, find_method(first_method(named), "ground"), everything="--help-all" in words)
+    name = first_method(named) or sources.default_method(words)
+    return with_settings(command, find_method(name, "ground"), everything="--help-all" in words)
 
 
 def first_method(named: Sequence[str] | str | None) -> str:
-    """The name of the first method, without its settings.
+    """The name of the first method, without its settings; empty where none is named.
 
     >>> first_method(["rag:k=3", "faithful_rag"]), first_method("adaptive_note"), first_method(None)
-    ('rag', 'adaptive_note', 'rag')
+    ('rag', 'adaptive_note', '')
     """
-    texts = [named] if isinstance(named, str) else list(named or [DEFAULT_METHOD])
+    texts = [named] if isinstance(named, str) else list(named or [""])
     return texts[0].partition(":")[0]

@@ -62,11 +62,13 @@ def _settings_type(recipe: Recipe) -> Any:
     from keeps.cli.ground import first_method
     from keeps.cli.merge import DEFAULT_METHOD as MERGE_METHOD
     from keeps.cli.probe import DEFAULT_SYSTEM
+    from keeps.cli.sources import default_method
     from keeps.cli.unlearn import DEFAULT_METHOD as UNLEARN_METHOD
     from keeps.registry import find_method
 
     if recipe.command == "ground":
-        return find_method(first_method(recipe.values.get("method")), "ground").settings
+        given = [f"--{key}" for key in recipe.values]
+        return find_method(first_method(recipe.values.get("method")) or default_method(given), "ground").settings
     chosen = {"adapt": ("method", DEFAULT_METHOD), "probe": ("system", DEFAULT_SYSTEM)}
     chosen |= {"edit": ("method", EDIT_METHOD), "unlearn": ("method", UNLEARN_METHOD)}
     chosen |= {"merge": ("method", MERGE_METHOD)}

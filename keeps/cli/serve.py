@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from keeps.cli import options
+from keeps.cli import options, sources
 from keeps.cli.generated import option_value, with_settings
 from keeps.cli.terminal import line, terminal
 from keeps.registry import find_method
 
-DEFAULT_METHOD = "rag"
 EXAMPLES = (
     "keeps serve",
     "keeps serve --model corda-3f --port 8001 --name capitals",
     "keeps serve --temperature 0",
     "keeps serve --docs ./documents --method rag --k 3",
+    "keeps serve --tables hotels.csv,faqs.jsonl --model RUN",
     "keeps serve --host 0.0.0.0 --api-key-env KEEPS_SERVE_KEY",
     "keeps probe --model openai:http://127.0.0.1:8000/v1#smollm2-135m --data world:capital",
 )
@@ -25,15 +25,9 @@ EXAMPLES = (
 Model = Annotated[
     str, typer.Option("--model", help="Model, run or folder of a run; with --docs also openai:URL#MODEL.")
 ]
-Docs = Annotated[
-    str | None,
-    typer.Option("--docs", help="Folder or file of documents, or of an index, to answer from.", metavar="PATH"),
-]
-Graph = Annotated[str | None, typer.Option("--graph", help="File of triples to answer from.", metavar="FILE")]
 Method = Annotated[
-    str, typer.Option("--method", help="How to answer from documents (default: rag); settings as in rag:k=3.")
+    str, typer.Option("--method", help="How to answer from what is named (rag from documents); settings as in rag:k=3.")
 ]
-Retriever = Annotated[str, typer.Option("--retriever", help="How documents are searched: lexical, dense or hybrid.")]
 Name = Annotated[str, typer.Option("--name", help="What clients call the model (default: its own name).")]
 Host = Annotated[str, typer.Option("--host", help="Where to listen; beyond this machine only with a key.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes any that is free.")]
@@ -55,10 +49,13 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Longest ti
 def command(
     *,
     model: Model = options.DEFAULT_MODEL,
-    docs: Docs = None,
-    graph: Graph = None,
+    docs: sources.Docs = None,
+    graph: sources.Graph = None,
+    card: sources.Cards = None,
+    tables: sources.Tables = None,
+    memory: sources.Memory = None,
     method: Method = "",
-    retriever: Retriever = "hybrid",
+    retriever: sources.Retriever = "hybrid",
     name: Name = "",
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -100,6 +97,9 @@ def command(
             model,
             docs,
             graph=graph,
+            cards=[card] if isinstance(card, str) else card,
+            tables=tables,
+            memory=memory,
             method=method,
             settings=settings,
             retriever=retriever,
@@ -128,9 +128,7 @@ def _show(console: Any, address: Any, *, keyed: bool) -> None:
 def build(argv: Sequence[str]) -> Callable[..., Any]:
     """The command, with the options of the method where answers come from documents."""
     words = list(argv)
-    grounded = any(word.partition("=")[0] in ("--docs", "--graph", "--method") for word in words)
-    if not grounded:
+    if not sources.given_of(words) and not any(word.partition("=")[0] == "--method" for word in words):
         return command
-    default = "kg_search" if any(word.partition("=")[0] == "--graph" for word in words) else DEFAULT_METHOD
-    name = option_value(words, "--method", default).partition(":")[0]
+    name = option_value(words, "--method", sources.default_method(words)).partition(":")[0]
     return with_settings(command, find_method(name, "ground"), everything="--help-all" in words)

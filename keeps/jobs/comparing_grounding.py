@@ -29,6 +29,9 @@ def compare_grounding(
     docs: Any = None,
     *,
     graph: Any = None,
+    cards: Any = None,
+    tables: Any = None,
+    memory: Any = None,
     model: Any = DEFAULT_MODEL,
     settings: Mapping[str, Any] | None = None,
     retriever: str = "hybrid",
@@ -42,7 +45,7 @@ def compare_grounding(
     """Ask every method the same questions: accuracy, support by citations, calls, tokens and seconds of each.
 
     Every method after the first is tested against the first (exact McNemar test). Results that are in the ledger are
-    not asked again, seconds included.
+    not asked again, seconds included; what is answered with cards or a memory is not stored there.
 
     Args:
         methods: names, separated by commas or as a list, each with settings of its own if wanted: ``"rag:k=3"``.
@@ -66,6 +69,9 @@ def compare_grounding(
         questions,
         docs,
         graph=graph,
+        cards=cards,
+        tables=tables,
+        memory=memory,
         method=named,
         settings=settings or None,
         model=model,

@@ -7,22 +7,10 @@ from typing import Any
 
 from keeps.contracts import Progress
 from keeps.data.pairs import read_pairs
-from keeps.errors import SettingsError
 from keeps.ground.qa_memory import as_hit, memory_of
 from keeps.ground.qamat import FACTS, QAMAT
 from keeps.retrieval.generations import MANIFEST
 from keeps.retrieval.qa_memory import QAMemory
-
-
-def check_memory(memory: Any, others: bool) -> None:
-    """Refuse a memory beside another source, before anything is opened.
-
-    Raises:
-        SettingsError: both are given.
-    """
-    if memory is not None and others:
-        mend = "give --memory alone, to methods that answer from pairs"
-        raise SettingsError("a memory and another source are given", where="memory", mend=mend)
 
 
 def open_memory(memory: Any, *, device: str | None = None, progress: Progress) -> tuple[Any, dict[str, str]]:

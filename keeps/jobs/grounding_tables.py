@@ -62,16 +62,6 @@ def with_named(base: EntityBase, documents: Sequence[Document]) -> tuple[EntityB
     return base.with_documents(found), left
 
 
-def check_tables(methods: Sequence[MethodInfo], *, tables: bool) -> None:
-    """Refuse tables that no method reads.
-
-    Raises:
-        SettingsError: none does.
-    """
-    if tables and not any("tables" in info.needs for info in methods):
-        raise SettingsError("no method reads the tables", where="tables", mend="choose one: --method hybrid_dialog")
-
-
 def documents_to_search(docs: Any, methods: Sequence[MethodInfo], *, tables: bool) -> Any:
     """``docs`` where a method searches in them; beside tables they may be there for the entities alone."""
     return docs if not tables or any("documents" in info.needs for info in methods) else None

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import MissingDependencyError, SettingsError
 from keeps.jobs.adapting import DEFAULT_MODEL
-from keeps.jobs.grounding import DEFAULT_METHOD, Variant, check_variants, given_sources, parse_variant
-from keeps.jobs.grounding_sources import check_sources, open_source
+from keeps.jobs.grounding_inputs import Inputs
+from keeps.jobs.grounding_variants import Variant, check_variants, parse_variant
 from keeps.jobs.models import changed, load_base, resolve
 from keeps.ledger.workspace import Workspace
 from keeps.models.remote_completion import is_remote
 from keeps.serve.limits import Limits
 from keeps.settings import Settings
+from keeps.sources import reader_of
 
 if TYPE_CHECKING:
     from keeps.serve.app import Served
@@ -51,6 +52,9 @@ def served(
     docs: str | Path | Any = None,
     *,
     graph: Any = None,
+    cards: Any = None,
+    tables: Any = None,
+    memory: Any = None,
     method: str = "",
     settings: Mapping[str, Any] | Settings | None = None,
     retriever: str = "hybrid",
@@ -67,8 +71,8 @@ def served(
 
     Args:
         model: a model, a run or its folder; with documents also ``openai:URL#MODEL``; or a loaded model or answerer.
-        docs, graph, method, settings, retriever: as of :func:`keeps.jobs.grounding.ground`; with documents or a graph,
-            questions are answered from them.
+        docs, graph, cards, tables, memory, method, settings, retriever: as of :func:`keeps.jobs.grounding.ground`; with
+            one of the first five, questions are answered from it.
         name: what clients call it; by default the name of the model, with documents METHOD+MODEL.
         host: where it is going to listen.
         api_key_env: environment variable that holds the key that clients must send; "" asks for none.
@@ -85,23 +89,32 @@ def served(
     key = _key(api_key_env)
     check_host(host, key)
     chosen = limits if isinstance(limits, Limits) else Limits.from_mapping(limits or {})
-    variant = _variant(model, docs, graph, method, settings, retriever)
+    inputs = Inputs(docs, graph, cards or None, tables, memory, retriever)
+    variant = _variant(model, inputs, method, settings, workspace)
     if variant is not None and chosen.temperature != Limits().temperature:
         mend = "leave it out: the method answers in its own way"
         raise SettingsError("a temperature does nothing for answers from documents", where="serve", mend=mend)
     progress = progress or SilentProgress()
     with ExitStack() as stack:
-        source = None if variant is None else open_source(docs, graph, retriever, progress=progress)
+        opened = None if variant is None else inputs.open([variant[1]], device=device, progress=progress)
         called = str(getattr(model, "name", type(model).__name__))
+        if variant is not None and not getattr(variant[2], "needs_model", True):
+            model, called = None, ""  # such as a memory whose trained reader answers
         if isinstance(model, str):
             named = resolve(model, Workspace(workspace))
             called = named.name.rpartition("#")[2] if is_remote(named.name) else Path(named.name).name
             base = load_base(named, device=device, progress=progress)
             model = base if named.change is None else stack.enter_context(changed(named, base))
-        if variant is not None:
+        if variant is not None and opened is not None:
             label, info, own = variant
             run = Run(Path(), seed=seed, device=str(getattr(model, "device", "cpu")), progress=progress)
-            model, called = info.implementation(own)(model, source, run=run), f"{label}+{called}"
+            opened.open_cards(inputs.cards, model, workspace=workspace, device=device, progress=progress)
+            if opened.cards is not None:
+                stack.enter_context(opened.cards.open())  # adapters stay on their base while it is served
+            model, called = (
+                info.implementation(own)(model, opened.of(info), run=run),
+                "+".join(filter(None, (label, called))),
+            )
         hosts = {host, *LOCAL} if is_loopback(host) and not key else ()  # a proxy before it may call it otherwise
         options: dict[str, Any] = {"created": int(time.time()), "key": key, "hosts": tuple(hosts)}
         yield served_kind(backend_of(model), name or called, chosen, **options)
@@ -149,10 +162,14 @@ def _key(variable: str) -> str:
 
 
 def _variant(
-    model: Any, docs: Any, graph: Any, method: str, settings: Mapping[str, Any] | Settings | None, retriever: str
+    model: Any,
+    inputs: Inputs,
+    method: str,
+    settings: Mapping[str, Any] | Settings | None,
+    workspace: str | Path | None,
 ) -> Variant | None:
-    """The method that answers from documents or a graph; None where a model is served as it is."""
-    if docs is None and graph is None:
+    """The method that answers from documents and the like; None where a model is served as it is."""
+    if not inputs.given:
         if method or settings:
             mend = "name them with --docs or --graph, or leave the method out"
             raise SettingsError("a method of answering does nothing without documents", where="serve", mend=mend)
@@ -160,9 +177,9 @@ def _variant(
             mend = "ask it directly, or name documents with --docs to answer from"
             raise SettingsError("this model is served already", where=model, mend=mend)
         return None
-    variant = parse_variant(method or ("kg_search" if docs is None else DEFAULT_METHOD), settings)
-    check_variants([variant], model, given_sources(documents=docs, graph=graph))
-    check_sources(docs, retriever)
+    variant = parse_variant(method or reader_of(inputs.given), settings)
+    inputs.check([variant[1]], workspace)
+    check_variants([variant], model, inputs.given)
     return variant
 
 

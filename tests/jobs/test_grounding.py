@@ -26,9 +26,10 @@ from keeps.errors import (
     StorageError,
     UnknownNameError,
 )
-from keeps.jobs.grounding import ground, parse_variant
+from keeps.jobs.grounding import ground
 from keeps.jobs.grounding_measures import graded, measures_table, method_line, stands_in
 from keeps.jobs.grounding_sources import Remembering, open_documents
+from keeps.jobs.grounding_variants import parse_variant
 from keeps.models import LanguageModel
 from keeps.retrieval.corpus import Corpus
 

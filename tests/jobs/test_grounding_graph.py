@@ -45,7 +45,7 @@ def test_a_method_gets_what_it_reads_or_is_refused(triples: Path, tmp_path: Path
         ground(QUESTION, graph=triples, method="rag", model="no such model")
     with pytest.raises(SettingsError, match="kg_search reads graph, not documents"):
         ground(QUESTION, tmp_path, method="kg_search", model="no such model")
-    with pytest.raises(SettingsError, match="both are given"):
+    with pytest.raises(SettingsError, match="documents and a graph are given"):
         ground(QUESTION, tmp_path, graph=triples, method="kg_search", model="no such model")
     with pytest.raises(SettingsError, match="name documents, or a graph"):
         ground(QUESTION, method="kg_search", model="no such model")
