@@ -130,7 +130,7 @@ class ScriptedChains:
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int = 16, stop: Sequence[str] = ("\n",), sentence: bool = False
     ) -> list[str]:
-        """A chain of two steps, or the sentence that is to be written anew."""
+        """A chain of three steps, or the sentence that is to be written anew."""
         del max_new_tokens, stop, sentence
         return [self._chain(prompt.split("\n\n")[-1]) for prompt in prompts]
 
@@ -144,10 +144,13 @@ class ScriptedChains:
             return block.partition("Thought: ")[2].partition("\n")[0]
         number = int(block.partition("Question ")[2].partition("?")[0])
         if block.endswith("[STEP]"):
-            return f"[STEP] Thing {number} is in Oslo. [STEP] Oslo is cold. [ANSWER] cold"
-        if block.count("[STEP]") > 1:
+            return f"[STEP] Thing {number} is in Oslo. [STEP] Oslo is in Norway. [STEP] Norway is cold. [ANSWER] cold"
+        steps = block.count("[STEP]")
+        if steps == 3:
             return "is warm. [ANSWER] warm" if number % 2 else "is cold. [ANSWER] cold"
-        return f"{number} is in Lima. [STEP] Lima is warm. [ANSWER] warm"
+        if steps == 2:
+            return "is in Peru. [STEP] Peru is warm. [ANSWER] warm"
+        return f"{number} is in Lima. [STEP] Lima is in Peru. [STEP] Peru is warm. [ANSWER] warm"
 
 
 def _between(block: str, start: str, end: str) -> list[str]:

@@ -108,11 +108,29 @@ def _knowedit(row: Row) -> Values:
     """KnowEdit (Zhang et al., 2024): maps of kinds to prompts whose answers are lists of spellings."""
     values = row.values
     rephrased = values.get("rephrase_prompt", values.get("rephrase"))
+    unrelated = _asked(values.get("locality_prompt"), "unrelated", values.get("locality_ground_truth"))
     return {
         **{name: values.get(name) for name in ("subject", "prompt", "target_new")},
         "target_true": _string(values.get("ground_truth")),
         "paraphrases": [text for text in _listed(rephrased) if text],
         "portability": _kinds(row, "portability", KNOWEDIT_PORTABILITY),
+        "locality": [*_kinds(row, "locality", KNOWEDIT_LOCALITY), *unrelated],
+    }
+
+
+def _is_knowedit(values: Mapping[str, Any]) -> bool:
+    """Facts newer than the model (WikiData_recent) bring no ``ground_truth``, but maps of kinds as all others."""
+    maps = any(isinstance(values.get(column), Mapping) for column in ("portability", "locality"))
+    return {"prompt", "target_new"} <= set(values) and ("ground_truth" in values or maps)
+
+
+def _wikibio(row: Row) -> Values:
+    """WikiBio of KnowEdit: a passage, the sentence that belongs behind it, and whom it is about."""
+    text, concept = _string(row.values["text"]), _string(row.values["concept"])
+    return {
+        "subject": concept if concept.casefold() in text.casefold() else "",
+        "prompt": text,
+        "target_new": row.values["labels"],
         "locality": _kinds(row, "locality", KNOWEDIT_LOCALITY),
     }
 
@@ -144,6 +162,19 @@ def _zsre(row: Row) -> Values:
     }
 
 
+def _zsre_as_published(row: Row) -> Values:
+    """The same under the names of the files that editors are compared on (Mitchell et al., 2022)."""
+    values = row.values
+    return {
+        "subject": values.get("subject"),
+        "prompt": values.get("src"),
+        "target_new": values.get("alt"),
+        "target_true": _string(values.get("answers")),
+        "paraphrases": [text for text in _listed(values.get("rephrase")) if text],
+        "locality": _asked(values.get("loc"), "unrelated", values.get("loc_ans")),
+    }
+
+
 def _unke(row: Row) -> Values:
     """UnKE (Deng et al., 2024): a long answer, and questions about its parts."""
     values = row.values
@@ -167,8 +198,10 @@ _LAYOUTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Row], Value
     (lambda values: "requested_rewrite" in values, _nested_counterfact),
     (lambda values: "neighborhood_prompts" in values, _counterfact),
     (lambda values: {"question", "rephrase", "target_new"} <= set(values), _zsre),
+    (lambda values: {"src", "alt"} <= set(values), _zsre_as_published),
     (lambda values: {"question", "sub_question", "sub_answer"} <= set(values), _unke),
-    (lambda values: "ground_truth" in values and {"prompt", "target_new"} <= set(values), _knowedit),
+    (lambda values: {"text", "labels", "concept"} <= set(values), _wikibio),
+    (_is_knowedit, _knowedit),
 )
 
 

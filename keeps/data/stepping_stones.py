@@ -92,14 +92,24 @@ def is_faithful(pair: Pair, text: str) -> bool:
     False
     """
     context, keyword = pair
-    names = re.findall(r"\b(?:[A-Z]\w*|\d+)\b", context)
-    words = set(re.findall(r"\b\w+\b", text.casefold()))
+    names = [word for word in re.findall(r"\w+", context) if word[0].isupper() or word[0].isdigit()]
+    words = set(re.findall(r"\w+", text.casefold()))
     return bool(text.strip()) and not holds(text, keyword) and all(name.casefold() in words for name in names)
 
 
 def holds(text: str, word: str) -> bool:
     """Whether the word stands in the text, in capitals or not."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+    return text_before(text, word) != text
+
+
+def text_before(text: str, word: str) -> str:
+    """What stands in front of the word in the text; all of it where the word does not stand there.
+
+    >>> text_before("In Bart's land, the Art of", "art")
+    "In Bart's land, the "
+    """
+    found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    return text if found is None else text[: found.start()]
 
 
 def template_writer(descriptions: Mapping[str, Sequence[str]]) -> Writer:
@@ -141,7 +151,8 @@ def _of_number(keyword: str) -> tuple[str, ...]:
 
 
 def _says_again(stone: str, context: str) -> bool:
-    return any(holds(context, name) for name in re.findall(r"\b[A-Z]\w+", stone))
+    names = (word for word in re.findall(r"\w{2,}", stone) if word[0].isupper())
+    return any(holds(context, name) for name in names)
 
 
 def _without_article(context: str) -> tuple[str, str]:

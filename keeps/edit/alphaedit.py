@@ -84,7 +84,7 @@ class AlphaEdit(ManyBlocks):
         """Find the null space of each layer, and what earlier edits read there."""
         self.held = dict(self.earlier)
         for layer, moment in steps.moments.items():
-            self.spared[layer] = SparedKeys(self._unused(moment.matrix), self.settings.strength)
+            self.spared[layer] = SparedKeys(self._unused(moment.plain), self.settings.strength)
             if layer in self.held:
                 self.spared[layer].add(self.held[layer].keys)
         shares = [spared.basis.shape[1] / spared.basis.shape[0] for spared in self.spared.values()]
@@ -104,7 +104,7 @@ class AlphaEdit(ManyBlocks):
     def remember(self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]]) -> None:
         """Spare the keys of these edits, as the written model gives them, from the next group on."""
         ids = [edit.id for edit in edits]
-        for layer, found in keys_of(steps.model, rows, steps.layers).mean.items():
+        for layer, found in keys_of(steps.model, rows, steps.layers, mean=self.settings.key_mean).mean.items():
             keys = found.T
             self.spared[layer].add(keys)
             before = self.held.get(layer, EarlierKeys((), torch.empty(len(keys), 0)))

@@ -14,9 +14,9 @@ questions need a corrected fact that they do not name.
 ``index="old"`` looks for what the edits replace (their old objects must be known) and passes on what replaces it.
 ``on_no_conflict="stop"`` ends at the first fact without a conflict, as published; ``"continue"`` goes on with
 the next line, which finds several edits more often. ``detect="words"`` compares the likelihoods of the words
-Contradict, Support and Unrelated and their synonyms, by length, and less what they are on an empty input (published:
-the first token's logits, which differ by word anyhow). ``detect="likeness"`` is for models too small to tell: a fact
-near enough is in conflict unless the thoughts hold its object.
+Contradict, Support and Unrelated and their synonyms, by length, and less what they are on an empty input;
+``"first_token"`` the logits of their first tokens, as published, which differ by word anyhow. ``detect="likeness"`` is
+for models too small to tell: a fact near enough is in conflict unless the thoughts hold its object.
 
 The editor: ``"trained"`` on ``examples``, pairs of chains made from other facts or read from a file of records with
 ``question``, ``right_steps``, ``changed_steps``, ``right_answer``, ``changed_answer``, ``diff_idx``, ``right_fact`` and

@@ -21,7 +21,8 @@ calibration data best. These are never the data reported on: edits made of facts
 
 ``steps=1`` is one-step reading, the paper's ablation: no refusal, so every question is answered from the notes.
 ``task="nli"`` takes claims in place of questions, "Can we conclude that ...?", where "It's impossible to say" is the
-refusal and "Is it true that ...?" the question to the unedited model.
+refusal and "Is it true that ...?" the question to the unedited model; the options are compared by their likelihood
+(published: generated), and one-step reading lists yes and no alone.
 
 The published code asks the unedited model "Please answer this question: ..." too, and measures preservation against
 that; ``plain="published"`` does so. Here it is asked what the user asked, so that it is the model the user had. The
@@ -46,9 +47,10 @@ from keeps.models.notebook import Note, Notebook, notes_of
 from keeps.models.reading import (
     FORMS,
     GATES,
-    OPTIONS,
     PLAIN_OPTIONS,
+    SURE_OPTIONS,
     Reading,
+    belief_prompt,
     best_threshold,
     option_margins,
     refusal_margins,
@@ -89,8 +91,9 @@ class ERENSettings(Settings):
             raise SettingsError(f'gate "{self.gate}" takes no threshold', mend='choose gate "loglik" or "score"')
         if self.steps == 1 and (self.gate != "auto" or self.threshold is not None):
             raise SettingsError("one-step reading has no gate", mend="leave gate and threshold out, or choose steps 2")
-        if self.task == "nli" and (self.form != "published" or self.plain != "as_asked"):
-            raise SettingsError("claims have a form of their own", mend="leave form and plain out")
+        if self.task == "nli" and self.plain != "as_asked":
+            what = "the unedited model is asked in a form of their own whether claims are true"
+            raise SettingsError(what, mend="leave plain out")
 
 
 @dataclass
@@ -113,21 +116,24 @@ class ERENRouter(Router):
         self._decided: dict[str, Route | None] = {}
 
     def routes(self, prompts: Sequence[str]) -> list[Route | None]:
-        """See :class:`Router`: None where the reading refuses, or the notebook is empty."""
+        """See :class:`Router`: None where the reading refuses, the notebook is empty, or no note fits."""
         fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._decided]
         hits = self.notebook.search(fresh, self.settings.k)
+        fits = [
+            self.reading.fitting(self.base, some, ask) if some else [] for ask, some in zip(fresh, hits, strict=True)
+        ]
         read = [
-            Route(self.reading.prompt(self.base, found, prompt), notes=tuple(hit.note.id for hit in found))
-            for prompt, found in zip(fresh, hits, strict=True)
+            Route(self.reading.text(some, ask), notes=tuple(hit.note.id for hit in some))
+            for ask, some in zip(fresh, fits, strict=True)
         ]
         if not len(self.notebook):
             refused = [True] * len(fresh)
         elif self.settings.steps == 1:
-            refused = [False] * len(fresh)
+            refused = [not some for some in fits]
         else:
             nearest = [found[0].likeness for found in hits]
             values = acceptances(self.base, self.gate.kind, [route.prompt for route in read], nearest, self.settings)
-            refused = [value < self.gate.threshold for value in values]
+            refused = [not some or value < self.gate.threshold for some, value in zip(fits, values, strict=True)]
         self._decided.update(
             (prompt, None if no else route) for prompt, route, no in zip(fresh, read, refused, strict=True)
         )
@@ -174,7 +180,7 @@ def find_gate(
     """
     notebook = Notebook(encoder)
     notebook.add(notes_of(calibration) if notes is None else notes)
-    inside, outside = calibration_questions(calibration)
+    inside, outside = calibration_questions(calibration, settings.task)
     asked = [*inside, *outside]
     hits = notebook.search(asked, settings.k)
     reading = Reading(True, settings.form, settings.task)
@@ -190,14 +196,20 @@ def find_gate(
     return Gate(best, found[best][0]), {kind: share for kind, (_, share) in found.items()}
 
 
-def calibration_questions(edits: Sequence[Edit]) -> tuple[list[str], list[str]]:
-    """Up to 50 questions that the edits are about, and as many that they are not: neighbours and other relations."""
+def calibration_questions(edits: Sequence[Edit], task: str = "qa") -> tuple[list[str], list[str]]:
+    """Up to 50 questions that the edits are about, and as many that they are not: neighbours and other relations.
+
+    For ``task="nli"`` they are claims: each question with its answer behind it.
+    """
+    claims = task == "nli"
     inside = [edit.paraphrases[0] if edit.paraphrases else edit.prompt for edit in edits]
+    if claims:
+        inside = [f"{prompt} {edit.target_new}" for prompt, edit in zip(inside, edits, strict=True)]
     kinds: dict[str, list[str]] = {}
     for edit in edits:
         for kind in dict.fromkeys(asked.kind for asked in edit.locality):
-            first = next(asked.prompt for asked in edit.locality if asked.kind == kind)
-            kinds.setdefault(kind, []).append(first)
+            first = next(asked for asked in edit.locality if asked.kind == kind)
+            kinds.setdefault(kind, []).append(f"{first.prompt} {first.answers[0]}" if claims else first.prompt)
     share = SIDE // max(len(kinds), 1)
     return inside[:SIDE], [prompt for prompts in kinds.values() for prompt in prompts[:share]]
 
@@ -214,7 +226,8 @@ class ERENChange(MemoryChange):
     def apply(self, model: LanguageModel) -> RoutedModel | NLIModel:
         """See :class:`MemoryChange`; of claims, an answerer that says yes or no."""
         changed = super().apply(model)
-        return NLIModel(changed) if self.record.settings["task"] == "nli" else changed
+        settings = ERENSettings.from_mapping(self.record.settings)
+        return NLIModel(changed, form=settings.form) if settings.task == "nli" else changed
 
 
 @dataclass
@@ -222,13 +235,14 @@ class NLIModel:
     """Judges claims: by the notes, or, where they do not say, by what the unedited model believes."""
 
     changed: RoutedModel
-    options: Sequence[str] = field(default=(OPTIONS[0], OPTIONS[2]))
+    options: Sequence[str] = field(default=SURE_OPTIONS)
+    form: str = "published"
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str] | None = None) -> list[Answer]:
         """ "yes" or "no" to each claim; the trace has the notes, or ``fallback``."""
         del contexts
         routes = self.changed._routes(questions)
-        asked = [f"Is it true that {claim}?\n\nOPTIONS:\n- yes\n- no\n\nAnswer:" for claim in questions]
+        asked = [belief_prompt(claim, self.form) for claim in questions]
         plain = self.changed.base.rank(asked, [PLAIN_OPTIONS] * len(asked)) if any(r is None for r in routes) else []
         answers = []
         for number, route in enumerate(routes):

@@ -60,7 +60,7 @@ BATCH = 16  # values trained at once
 
 @dataclass(frozen=True, kw_only=True)
 class GRACESettings(Settings):
-    """Settings of GRACE; the defaults are those published for Llama-2-7B."""
+    """Settings of GRACE; the defaults are those published for Llama-2-7B, but for ``value_init`` (there: random)."""
 
     layer: int | None = setting(None, "Block whose MLP gets the codebook (default: 27/32 of the depth)", ge=0)
     radius: float = setting(1.0, "Radius eps_init of a new entry, a distance between inputs of the layer", gt=0)

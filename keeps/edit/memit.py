@@ -6,9 +6,11 @@ from below, each MLP takes its share of what is still missing there:
     R = (Z - current z) / (blocks that are left)
     dW = R K^T (lambda C + K K^T)^-1
 
-K are the keys of all edits as the model with the blocks below already written gives them. lambda weighs what the
-layer reads elsewhere against the edits; all is solved in float64. The published lambda, 15000, belongs to keys of
-16384 dimensions, on which an input of C has a leverage k^T C^-1 k of 16384; by default it is scaled to the width.
+K are the keys of all edits as the model with the blocks below already written gives them, each a mean over the bare
+prompt and its prefixed forms (``key_mean``: the published code weighs the bare prompt as much as all others). lambda
+weighs what the layer reads elsewhere against the edits; all is solved in float64. The published lambda, 15000,
+belongs to keys of 16384 dimensions, on which an input of C has a leverage k^T C^-1 k of 16384; by default it is scaled
+to the width.
 
 Use when: tens to thousands of facts are to be changed in the weights at once; many edits in one go must cost less
 than one by one.

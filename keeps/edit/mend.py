@@ -14,8 +14,8 @@ was after ``undo()``; the editor lies in the run's folder (``editor/``) and in t
 
 Where this differs from the paper: the editor is trained for a few hundred steps at a learning rate of 1e-4, in place
 of some ten thousand at 1e-6, and edits the down-projections of the last three MLPs, not their up-projections too.
-Step sizes start at 1e-4 as published, but move faster. Fewer steps leave the edits of a large model weaker:
-``editor_steps`` is there to be raised.
+Step sizes start at 1e-4 as published, and move by a tenth of the published 1e-4 a step. Fewer steps leave the edits of
+a large model weaker: ``editor_steps`` is there to be raised.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ or from the keep set.
 
 What is small-scale, and differs: the published margins (5, 20, 10) are those of Llama-2-7B, whose activations are
 larger. ``margin_scale`` multiplies all three; by default it makes beta the mean norm of what the layer itself gives
-on the edits, so that the memory adds there as much again. A step of SGD is at most as long as the learning rate, as
-in the published code. The edits of a shard are trained together (``order="batch"``) or one after another
-(``order="sequential"``). Edits that share a side memory cannot be taken out of it one by one.
+on the edits, so that the memory adds there as much again. A step of SGD is at most as long as the learning rate; the
+published code takes longer ones and keeps every entry of W' - W within 1 instead. The edits of a shard are trained
+together (``order="batch"``) or one after another (``order="sequential"``). Edits that share a side memory cannot be
+taken out of it one by one.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ from keeps.errors import RecordError
 from keeps.models.batching import pad_right
 from keeps.models.checks import check_context
 from keeps.models.language_model import LanguageModel
-from keeps.models.locate import blocks, first_blocks, mlp_outputs, subject_end
+from keeps.models.locate import blocks, first_blocks, mention, mlp_outputs, subject_end
 from keeps.models.projection import evaluating, hidden_states, read_positions
 
 REWRITE, LOCALITY = "rewrite", "locality"
 ESSENCE = "{subject} is a"  # what the subject is must stay: arXiv:2202.05262, equation 4
+END, SUBJECT = "end", "subject"  # where that is read: the paper asks for the next word, its code looks at the subject
 BEGINNINGS = ("The", "Therefore", "Because", "I", "You")  # of the model's own texts that become prefixes
 ROWS_AT_ONCE = 64
 
@@ -88,15 +89,27 @@ def own_prefixes(model: LanguageModel, short: int, long: int, seed: int) -> tupl
 
 
 def edit_rows(
-    model: LanguageModel, edits: Sequence[Edit], prefixes: Sequence[str] = (), *, essence: bool = True
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    prefixes: Sequence[str] = (),
+    *,
+    essence: bool = True,
+    essence_at: str = END,
 ) -> list[list[Row]]:
     """The rows of each edit: the bare prompt first, then with each prefix, then (``essence``) what must stay.
+
+    Args:
+        essence_at: :data:`END` or :data:`SUBJECT`, where the last of these is read.
 
     Raises:
         RecordError: an edit without a subject in its prompt, or without a target.
         ContextLengthError: a text is longer than the model's context.
     """
-    return [_rows_of(model, number, edit, prefixes, essence) for number, edit in enumerate(edits)]
+    found = []
+    for number, edit in enumerate(edits):
+        rows = [rewrite_row(model, number, edit, prefix) for prefix in ("", *prefixes)]
+        found.append([*rows, _essence_row(model, number, edit, essence_at)] if essence else rows)
+    return found
 
 
 def check_subject(edit: Edit) -> None:
@@ -121,14 +134,12 @@ def rewrite_row(model: LanguageModel, number: int, edit: Edit, prefix: str = "")
     return Row(number, REWRITE, tuple(start + target[:-1]), place, reads, tuple(target))
 
 
-def _rows_of(model: LanguageModel, number: int, edit: Edit, prefixes: Sequence[str], essence: bool) -> list[Row]:
-    rows = [rewrite_row(model, number, edit, prefix) for prefix in ("", *prefixes)]
-    if essence:
-        subject = edit.prompt[edit.prompt.casefold().rfind(edit.subject.casefold()) :][: len(edit.subject)]
-        text = ESSENCE.format(subject=subject)
-        ids = model.encode_prompt(text)
-        rows.append(Row(number, LOCALITY, tuple(ids), subject_end(model.encoder, text, subject), (len(ids) - 1,)))
-    return rows
+def _essence_row(model: LanguageModel, number: int, edit: Edit, at: str) -> Row:
+    subject = edit.prompt[slice(*mention(edit.prompt, edit.subject))]
+    text = ESSENCE.format(subject=subject)
+    ids = model.encode_prompt(text)
+    place = subject_end(model.encoder, text, subject)
+    return Row(number, LOCALITY, tuple(ids), place, (place if at == SUBJECT else len(ids) - 1,))
 
 
 @torch.no_grad()

@@ -112,6 +112,27 @@ def first_blocks(model: nn.Module, count: int) -> Iterator[None]:
         setattr(parent, attribute, found)
 
 
+def mention(text: str, subject: str) -> tuple[int, int]:
+    """The characters of ``text`` that hold the last occurrence of ``subject`` in any case: the first, and one after.
+
+    Comparing in one case makes some letters longer ("ß" is "ss"), so each counts where it stands in ``text``.
+
+    >>> mention("Die Straße in BERLIN", "Berlin")
+    (14, 20)
+
+    Raises:
+        RecordError: the subject is empty or not in the text.
+    """
+    wanted = subject.strip().casefold()
+    folded = [letter.casefold() for letter in text]
+    place = "".join(folded).rfind(wanted) if wanted else -1
+    if place < 0:
+        what = f'the prompt does not name the subject "{subject}"' if wanted else "the subject is empty"
+        raise RecordError(what, where=f"prompt {text!r}", mend="name the subject as it stands in the prompt")
+    owners = [number for number, letters in enumerate(folded) for _ in letters]
+    return owners[place], owners[place + len(wanted) - 1] + 1
+
+
 def subject_end(encoder: TextEncoder, text: str, subject: str) -> int:
     """The token that holds the last character of the last occurrence of ``subject`` in a prompt.
 
@@ -120,19 +141,15 @@ def subject_end(encoder: TextEncoder, text: str, subject: str) -> int:
     Raises:
         RecordError: the subject is empty or not in the text.
     """
-    lowered = subject.strip().casefold()
-    place = text.casefold().rfind(lowered) if lowered else -1
-    if place < 0:
-        what = f'the prompt does not name the subject "{subject}"' if lowered else "the subject is empty"
-        raise RecordError(what, where=f"prompt {text!r}", mend="name the subject as it stands in the prompt")
+    last = mention(text, subject)[1] - 1
     tokens = encoder.prompt(text)
     whole, leading = text, len(encoder.leading)
     if encoder.templated:
         whole = encoder.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
-        place, leading = place + whole.rfind(text), 0
-    last = place + len(lowered) - 1
+        begun = len(text) - len(text.lstrip())  # some templates take the spaces around a turn away
+        last, leading = last - begun + whole.rfind(text.strip()), 0
     found = _by_offsets(encoder.tokenizer, whole, last)
     if found is None:
         found = _by_lengths(encoder.tokenizer, whole, last)

@@ -20,6 +20,7 @@ GATES = ("generate", "loglik", "score")
 TASK = "Read this and answer the question."
 MAY_REFUSE = f'{TASK} If the question is unanswerable, say "{REFUSAL}".'
 OPTIONS = ("Yes", "It's impossible to say", "No")  # of a claim, read with notes; the middle one refuses
+SURE_OPTIONS = (OPTIONS[0], OPTIONS[2])  # where nothing may be refused
 PLAIN_OPTIONS = ("yes", "no")
 ROOM = 64  # tokens kept free for the answer
 FORMS = ("published", "completion")
@@ -30,9 +31,10 @@ class Reading:
     """How a model is shown notes.
 
     Attributes:
-        refusal: whether it is told that it may refuse (two-step reading).
+        refusal: whether it is told that it may refuse (two-step reading); of a claim, whether the middle option is
+            listed.
         form: ``"published"`` puts instruction, notes and question behind each other; ``"completion"`` leaves out the
-            instruction and ends a question in ``Answer:``, for models that go on with a text.
+            instruction and ends a question or the options of a claim in ``Answer:``, for models that go on with a text.
         task: ``"qa"`` asks the question, ``"nli"`` whether the notes let one conclude the claim.
     """
 
@@ -41,28 +43,47 @@ class Reading:
     task: str = "qa"
 
     def prompt(self, model: LanguageModel, hits: Sequence[Hit], question: str) -> str:
-        """Notes and question; notes that do not fit into the context are left out, the least alike first.
+        """Notes and question; notes that do not fit into the context are left out, see :meth:`fitting`."""
+        return self.text(self.fitting(model, hits, question), question)
+
+    def fitting(self, model: LanguageModel, hits: Sequence[Hit], question: str) -> Sequence[Hit]:
+        """The notes that fit into the context with the question, the most alike ones; there may be none.
 
         Raises:
             ContextLengthError: the question alone does not fit. It is never cut.
         """
         for count in range(len(hits), -1, -1):
-            text = self._text(hits[:count], question)
-            if len(model.encode_prompt(text)) + ROOM <= model.context_length:
-                return text
+            if len(model.encode_prompt(self.text(hits[:count], question))) + ROOM <= model.context_length:
+                return hits[:count]
         what = f"the question leaves no room for an answer of {ROOM} tokens"
         raise ContextLengthError(what, where=question[:60], mend="shorten it, or choose a model with a longer context")
 
-    def _text(self, hits: Sequence[Hit], question: str) -> str:
+    def text(self, hits: Sequence[Hit], question: str) -> str:
+        """All of ``hits`` and the question, whether or not they fit."""
         notes = ".\n".join(hit.note.statement for hit in arranged(hits))
         notes += "." if notes else ""
         if self.task == "nli":
-            options = "\n".join(f"- {option}" for option in OPTIONS)
-            return f'{notes}\n\nCan we conclude that "{question}"?\n\nOPTIONS:\n{options}\n\nAnswer:'
+            asked = f'{notes}\n\nCan we conclude that "{question}"?'
+            return with_options(asked, OPTIONS if self.refusal else SURE_OPTIONS, self.form)
         if self.form == "completion":
             asked = f"Question: {question}\nAnswer:" if question.rstrip().endswith("?") else question
             return f"{notes}\n\n{asked}"
         return f"{MAY_REFUSE if self.refusal else TASK}\n\n{notes}\n\n{question}"
+
+
+def belief_prompt(claim: str, form: str = "published") -> str:
+    """A claim as a question to the unedited model.
+
+    >>> belief_prompt("Bees make honey.")
+    'Is it true that Bees make honey?\\n\\nOPTIONS:\\n- yes\\n- no'
+    """
+    return with_options(f"Is it true that {claim.strip().removesuffix('.')}?", PLAIN_OPTIONS, form)
+
+
+def with_options(text: str, options: Sequence[str], form: str) -> str:
+    """``text`` and the list of options behind it."""
+    listed = "".join(f"\n- {option}" for option in options)
+    return f"{text}\n\nOPTIONS:{listed}" + ("\n\nAnswer:" if form == "completion" else "")
 
 
 def arranged(hits: Sequence[Hit]) -> list[Hit]:

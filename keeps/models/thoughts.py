@@ -10,14 +10,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from keeps.models.notebook import Note, Notebook
 from keeps.models.scores import AnswerScore
 
 CONTRADICT, SUPPORT, UNRELATED = "Contradict", "Support", "Unrelated"
 WORDS = {CONTRADICT: ("Contradict", "Modify"), SUPPORT: ("Support", "Related"), UNRELATED: ("Unrelated", "Irrelevant")}
-DETECTORS = ("words", "likeness")
+DETECTORS = ("words", "first_token", "likeness")
 EDITOR_TASK = "You can edit the following chains of thought based on the new knowledge."
 CONTENT_FREE = ("N/A", ("N/A",), "N/A")  # question, thoughts and fact that say nothing
 _QA = (
@@ -106,8 +106,10 @@ def split_lines(text: str) -> tuple[str, ...]:
 
     >>> split_lines("1. Oslo is in Norway.\\n- Norway is cold. It snows there.")
     ('Oslo is in Norway.', 'Norway is cold.', 'It snows there.')
+    >>> split_lines("3.5 million people live there.")
+    ('3.5 million people live there.',)
     """
-    lines = [re.sub(r"^\s*(?:[-*•]|\(?\d+[.)])\s*", "", line).strip() for line in text.split("\n")]
+    lines = [re.sub(r"^\s*(?:[-*•]|\(?\d+[.)])(?!\d)\s*", "", line).strip() for line in text.split("\n")]
     parts = [part.strip() for line in lines for part in re.split(r"(?<=[a-z0-9)\"'][.!?])\s+(?=[A-Z\"'])", line)]
     return tuple(part for part in parts if part)
 
@@ -122,8 +124,10 @@ class Detector:
     """Says how a fact stands to thoughts.
 
     ``words`` compares the length-normalised log-likelihoods of the three words (each with its synonym added), less
-    what they are on an input without content, since words differ in how likely they are anyhow. ``likeness`` is for
-    models that cannot tell: a fact that was found contradicts the thoughts unless they hold its object already.
+    what they are on an input without content, since words differ in how likely they are anyhow. ``first_token`` is
+    published: the logits of the first tokens of both words are added, without calibration; it takes a model that
+    scores tokens. ``likeness`` is for models that cannot tell: a fact that was found contradicts the thoughts unless
+    they hold its object already.
     """
 
     model: Thinker
@@ -137,10 +141,19 @@ class Detector:
         if self.kind == "likeness":
             held = target and any(f" {_bare(target)} " in f" {_bare(line)} " for line in thoughts)
             return SUPPORT if held else CONTRADICT
+        if self.kind == "first_token":
+            sums = self._first_tokens(verdict_prompt(question, thoughts, fact))
+            return max(sums, key=lambda verdict: sums[verdict])
         if self._calibration is None:
             self._calibration = self._scores(verdict_prompt(*CONTENT_FREE))
         scores = self._scores(verdict_prompt(question, thoughts, fact))
         return max(WORDS, key=lambda verdict: scores[verdict] - self._calibration[verdict])  # type: ignore[index]
+
+    def _first_tokens(self, prompt: str) -> dict[str, float]:
+        """Sums of log-probabilities, which differ from sums of as many logits by the same number."""
+        words = [word for pair in WORDS.values() for word in pair]
+        found = iter(cast(Any, self.model).token_logprobs([prompt] * len(words), words))
+        return {verdict: math.fsum(next(found).logprobs[0] for _ in pair) for verdict, pair in WORDS.items()}
 
     def _scores(self, prompt: str) -> dict[str, float]:
         words = [word for pair in WORDS.values() for word in pair]
@@ -213,10 +226,12 @@ class Loop:
     def _conflicting(self, thinking: Thinking, sentences: Sequence[str], used: set[str]) -> str | None:
         """The first fact that contradicts the thoughts, marked as used; None ends the loop."""
         found = self.memory.search(sentences, 1) if sentences else []
+        judged: set[str] = set()  # against these thoughts; once they are others a fact may stand otherwise to them
         for sentence, hits in zip(sentences, found, strict=True):
-            if not hits or hits[0].likeness < self.floor or hits[0].note.id in used:
+            if not hits or hits[0].likeness < self.floor or hits[0].note.id in used | judged:
                 continue
             note = hits[0].note
+            judged.add(note.id)
             if self.new_of is not None and note.id not in self.new_of:
                 continue  # nothing about this one has changed
             fact = self._fact(note)

@@ -15,6 +15,8 @@ from keeps.models.edit_rows import REWRITE, Row, subject_inputs
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import ModuleRef, mlp_outputs
 
+TEXTS, HALVES = "texts", "halves"  # what a key is the mean of
+
 
 @dataclass
 class Writer:
@@ -68,7 +70,7 @@ class Keys:
 
     Attributes:
         bare: layer -> k_0 of the bare prompts, ``(edits, in)``.
-        mean: layer -> k*, the mean over all prefixes, ``(edits, in)``.
+        mean: layer -> k*, the mean over all prefixes (see :func:`keys_of`), ``(edits, in)``.
         states: layer -> output of the block on the bare prompts, ``(edits, hidden)``.
     """
 
@@ -77,14 +79,26 @@ class Keys:
     states: dict[int, Tensor]
 
 
-def keys_of(model: LanguageModel, rows: Sequence[Sequence[Row]], layers: Sequence[int]) -> Keys:
-    """The keys of each edit from its rewriting rows, the first of which is the bare prompt."""
+def keys_of(model: LanguageModel, rows: Sequence[Sequence[Row]], layers: Sequence[int], *, mean: str = TEXTS) -> Keys:
+    """The keys of each edit from its rewriting rows, the first of which is the bare prompt.
+
+    Args:
+        mean: what k* is the mean of: :data:`TEXTS`, all rows alike; :data:`HALVES`, the bare prompt's key and the
+            mean of the others, as the published code of MEMIT has it.
+    """
     rewriting = [[row for row in own if row.kind == REWRITE] for own in rows]
     counts = [len(own) for own in rewriting]
     inputs, outputs = subject_inputs(model, [row for own in rewriting for row in own], layers)
     firsts = [sum(counts[:number]) for number in range(len(counts))]
     return Keys(
         {layer: value[firsts] for layer, value in inputs.items()},
-        {layer: torch.stack([part.mean(0) for part in value.split(counts)]) for layer, value in inputs.items()},
+        {layer: torch.stack([_mean(part, mean) for part in value.split(counts)]) for layer, value in inputs.items()},
         {layer: value[firsts] for layer, value in outputs.items()},
     )
+
+
+def _mean(keys: Tensor, kind: str) -> Tensor:
+    """Of ``keys`` ``(rows, in)``, the bare prompt's first."""
+    if kind == HALVES and len(keys) > 1:
+        return (keys[0] + keys[1:].mean(0)) / 2
+    return keys.mean(0)

@@ -35,11 +35,13 @@ class Moment:
         matrix: C with its ridge, ``(in, in)`` float64.
         root: its Cholesky factor.
         tokens: that C was formed from.
+        ridge: what was added to the diagonal.
     """
 
     matrix: Tensor
     root: Tensor
     tokens: int = 0
+    ridge: float = 0.0
 
     @classmethod
     def of(cls, second_moment: Tensor, *, ridge: float = 0.0, tokens: int = 0, where: str = "") -> Moment:
@@ -57,11 +59,19 @@ class Moment:
         if (c - c.T).abs().max() > 1e-6 * c.abs().max():
             raise StatisticsError("the covariance is not symmetric", where=where, mend="collect it again")
         c = (c + c.T) / 2
-        c.diagonal().add_(ridge * float(c.diagonal().mean()))
+        added = ridge * float(c.diagonal().mean())
+        c.diagonal().add_(added)
         root, failed = torch.linalg.cholesky_ex(c)
         if int(failed):
             raise StatisticsError("the covariance is not positive definite", where=where, mend=_MEND)
-        return cls(c, root, tokens)
+        return cls(c, root, tokens, added)
+
+    @property
+    def plain(self) -> Tensor:
+        """C without its ridge, whose eigenvalues say what is used; a new tensor, ``(in, in)`` float64."""
+        c = self.matrix.clone()
+        c.diagonal().sub_(self.ridge)
+        return c
 
     def divided(self, keys: Tensor) -> Tensor:
         """C^-1 K, ``(in, n)`` float64."""

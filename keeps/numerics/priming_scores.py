@@ -17,11 +17,13 @@ LIMIT = 12.0  # orders of magnitude at which a ratio is cut off
 
 
 def log10_ratio(before: float, after: float) -> float:
-    """log10 (P_after / P_before) from natural log-probabilities, cut off at 12 orders of magnitude.
+    """log10 (P_after / P_before) from natural log-probabilities, cut off at 12 orders of magnitude; 0 of equal ones.
 
     >>> round(log10_ratio(math.log(0.001), math.log(0.1)), 6)
     2.0
     """
+    if before == after:
+        return 0.0  # of two probabilities of 0 too
     return max(-LIMIT, min(LIMIT, (after - before) / math.log(10)))
 
 

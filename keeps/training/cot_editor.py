@@ -28,9 +28,10 @@ from keeps.training.settings import TrainingSettings
 STEP, ANSWER = "[STEP]", "[ANSWER]"
 CONFLICT_RATIO = 0.6
 MOST_ANSWER_WORDS, MOST_MORE_WORDS = 20, 10
-LEAST_STEPS = 2
-NO_ANSWERS = ("unknown", "none", "no answer")
-MENTIONS = ("document", "mention", "according to")
+LEAST_STEPS, LEAST_OTHER_STEPS = 2, 3  # of chains with documents, and of those without
+LACK = "insufficient information"
+NO_ANSWERS = ("unknown", "none", "no answer", LACK)
+MENTIONS = ("document", "mention", "according to", LACK)
 _SHOT = (
     f"Question: What is the language of the country whose capital is Lisbon?\n{STEP} Lisbon is the capital of "
     f"Portugal. {STEP} The language of Portugal is Portuguese. {ANSWER} Portuguese"
@@ -88,12 +89,18 @@ def pairs_of(records: Sequence[EditorRecord]) -> list[EditorPair]:
 
 
 def build_editor_data(
-    model: Thinker, questions: Sequence[tuple[str, Sequence[str]]], *, conflict_ratio: float = CONFLICT_RATIO
+    model: Thinker,
+    questions: Sequence[tuple[str, Sequence[str]]],
+    *,
+    conflict_ratio: float = CONFLICT_RATIO,
+    least_steps: int = LEAST_OTHER_STEPS,
 ) -> list[EditorRecord]:
     """Records made of questions with their documents, by the model alone.
 
     Args:
         questions: each with its documents.
+        least_steps: of the alternative chains; chains with documents need 2. Of questions of two hops the published 3
+            leave only what takes a detour.
         conflict_ratio: probability from which two answers count as inconsistent, and two steps as in conflict.
     """
     prompts = [_with_documents(question, documents) for question, documents in questions]
@@ -102,7 +109,7 @@ def build_editor_data(
     for (question, _), text in zip(questions, texts, strict=True):
         chain = parse_chain(text)
         if chain is not None and _usable(*chain):
-            found += list(_variants(model, question, *chain, conflict_ratio))
+            found += list(_variants(model, question, *chain, conflict_ratio, least_steps))
     return found
 
 
@@ -119,14 +126,18 @@ def parse_chain(text: str) -> tuple[tuple[str, ...], str] | None:
 
 
 def _usable(steps: Sequence[str], answer: str) -> bool:
-    whole = " ".join((*steps, answer)).casefold()
-    short = len(answer.split()) <= MOST_ANSWER_WORDS
-    answered = not any(word in answer.casefold() for word in NO_ANSWERS)
-    return len(steps) >= LEAST_STEPS and short and answered and not any(word in whole for word in MENTIONS)
+    return len(steps) >= LEAST_STEPS and len(answer.split()) <= MOST_ANSWER_WORDS and _answered(steps, answer)
+
+
+def _answered(steps: Sequence[str], answer: str) -> bool:
+    """Whether there is an answer, and no step speaks of where it comes from."""
+    whole = " ".join(steps).casefold()
+    said = not any(word in answer.casefold() for word in NO_ANSWERS)
+    return said and not any(word in whole for word in MENTIONS)
 
 
 def _variants(
-    model: Thinker, question: str, steps: tuple[str, ...], answer: str, ratio: float
+    model: Thinker, question: str, steps: tuple[str, ...], answer: str, ratio: float, least: int
 ) -> Iterator[EditorRecord]:
     """What becomes of the chain when the model goes on by itself from the first word of each step."""
     starts = []
@@ -140,7 +151,9 @@ def _variants(
         if chain is None:
             continue
         changed, other = chain
-        if len(changed) <= index or abs(len(changed) - len(steps)) > 1 or len(changed) < LEAST_STEPS:
+        if len(changed) <= index or abs(len(changed) - len(steps)) > 1 or len(changed) < least:
+            continue
+        if not _answered(changed, other):
             continue
         if len(other.split()) > len(answer.split()) + MOST_MORE_WORDS or same_sentence(changed[index], steps[index]):
             continue

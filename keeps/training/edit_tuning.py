@@ -24,7 +24,7 @@ class EditTuningSettings(TrainingSettings):
     """Settings of editing by training every weight; the defaults are the protocol of arXiv:2504.09522."""
 
     epochs: int = setting(20, "how often each edit is presented", ge=1)
-    batch_size: int = setting(8, "examples per forward pass: with 7 fillers an edit, one edit in each", ge=1)
+    batch_size: int = setting(8, "examples per forward pass: with 7 fillers an edit, one edit in each on average", ge=1)
     learning_rate: float = setting(5e-5, "largest learning rate, reached after the warm-up", gt=0, lt=10)
     schedule: str = setting(
         "constant", "how the learning rate falls after the warm-up", choices=("cosine", "linear", "constant")

@@ -10,7 +10,9 @@ The student is the model with delta and no context; the teacher the unedited mod
 "Imagine that {fact}". Its answers are computed once. Source: Zhang et al., ICLR 2025 (arXiv:2410.07819).
 
 Where the published code differs: it finds subject and target in the texts without context and looks the same
-positions up in those with it, which are other tokens. Here they are found in every tokenised text anew. Its
+positions up in those with it, which are other tokens. Here they are found in every tokenised text anew. Its context
+has no full stop behind the fact, its SRC compares "{subject} is a" as well, and with ``constr_pos="all"`` it takes one
+mean over both places; here SRC is a mean over the rewriting prompts, and of both places equally. Its
 ``kl_div(teacher, student)`` is KL(student || teacher); that is the default here too.
 """
 

@@ -73,7 +73,8 @@ class Steps:
             measured: ask the model afterwards how probable each target is now.
         """
         settings: LocateSettings = self.editor.settings
-        rows = edit_rows(self.model, edits, self.prefixes, essence=settings.kl_weight > 0)
+        essence = settings.kl_weight > 0
+        rows = edit_rows(self.model, edits, self.prefixes, essence=essence, essence_at=settings.kl_at)
         search = settings.search(self.layers[-1], self.site)
         values = find_values(self.model, edits, rows, search, self.objective, self.run)
         shares = self.editor.written(self, edits, rows, values)
@@ -221,7 +222,7 @@ class ManyBlocks(LocateAndEdit):
         wanted = torch.stack([value.target for value in values])  # Z, (n, hidden)
         shares: Shares = [{} for _ in values]
         for number, layer in enumerate(layers):
-            keys = keys_of(steps.model, rows, sorted({layer, layers[-1]}))
+            keys = keys_of(steps.model, rows, sorted({layer, layers[-1]}), mean=self.settings.key_mean)
             if steps.site == "block":
                 residual = (wanted - keys.states[layers[-1]]) / (len(layers) - number)
             else:  # one layer, whose own output was optimised

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from keeps.data.edits import Edit
 from keeps.errors import SettingsError
+from keeps.models.edit_rows import END, SUBJECT
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import checked_layer, mlp_outputs
 from keeps.models.suffixes import Site
+from keeps.models.weight_writer import HALVES, TEXTS
 from keeps.settings import Settings, setting
 from keeps.training.value_objectives import EDITED_FROM_ORIGINAL, ORIGINAL_FROM_EDITED, Objective, StateFact
 from keeps.training.value_vectors import Search
@@ -33,6 +35,12 @@ class LocateSettings(Settings):
         EDITED_FROM_ORIGINAL,
         "KL(edited || original), as published, or KL(original || edited)",
         choices=(EDITED_FROM_ORIGINAL, ORIGINAL_FROM_EDITED),
+        advanced=True,
+    )
+    kl_at: str = setting(
+        END,
+        'Where the divergence is read: behind "{subject} is a", as in the paper, or at the subject, as in its code',
+        choices=(END, SUBJECT),
         advanced=True,
     )
     short_prefixes: int = setting(10, "Self-generated texts of 5 tokens that the prompt is put behind", ge=0)
@@ -96,6 +104,13 @@ class ManyLayersSettings(LocateSettings):
     long_prefixes: int = setting(5, "Self-generated texts of 10 tokens that the prompt is put behind", ge=0)
     order: str = setting(
         "batch", "batch: solved together; sequential: one after another", choices=("batch", "sequential")
+    )
+    key_mean: str = setting(
+        TEXTS,
+        "What a key is the mean of: all texts alike, as in the paper, or the bare prompt's key and the mean of the "
+        "others, as in its code",
+        choices=(TEXTS, HALVES),
+        advanced=True,
     )
 
     def check(self) -> None:

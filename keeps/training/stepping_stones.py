@@ -17,9 +17,9 @@ from keeps.data.stepping_stones import (
     Rewriting,
     Score,
     Writer,
-    holds,
     of_records,
     template_writer,
+    text_before,
 )
 from keeps.errors import SettingsError, nearest
 from keeps.models.chat import Chat, LocalChat, Message
@@ -114,9 +114,7 @@ def chat_writer(chat: Chat) -> Writer:
 def _beginnings(reply: str, context: str, keyword: str) -> list[str]:
     """The reply as a new context, and behind the old one where it only goes on."""
     line = next((line for line in reply.strip().splitlines() if line.strip()), "").strip().strip("\"'")
-    if holds(line, keyword):
-        line = line[: line.casefold().index(keyword.casefold())]
-    line = line.rstrip(" .,:;\"'-")
+    line = text_before(line, keyword).rstrip(" .,:;\"'-")
     if not line:
         return []
     return [line] if line.startswith(context) else [line, f"{context} {line}"]

@@ -9,7 +9,8 @@ when its loss is below ``stop_loss``. Many edits are optimised side by side, eac
 and its own end; only what the vectors can reach is computed (:mod:`keeps.models.suffixes`).
 
 Source of details: the papers and kmeng01/rome (the decay divides by the square of ||v_0||; the divergence is that of
-the edited from the unedited model).
+the edited from the unedited model). That code counts forward passes, the last of which takes no step: its 25 steps are
+24 here.
 """
 
 from __future__ import annotations

@@ -113,6 +113,73 @@ def test_knowedit_keeps_its_kinds_under_our_names_and_skips_what_is_empty(tmp_pa
     assert [asked.kind for asked in edit.locality] == ["same_subject", "other_objects"]
 
 
+def test_facts_newer_than_the_model_come_without_a_true_object(tmp_path: Path) -> None:
+    """A row of WikiData_recent, as the guide of KnowEdit shows it."""
+    row = {
+        "subject": "Leo Arons",
+        "prompt": "The place of death of Leo Arons is",
+        "target_new": "Berlin",
+        "portability": {
+            "Logical_Generalization": [{"prompt": "Is Leo Arons still alive?", "ground_truth": [["no"], ["is dead"]]}]
+        },
+        "locality": {
+            "Relation_Specificity": [
+                {"prompt": "The name of the father of Leo Arons is", "ground_truth": [["Albert Arons"]]}
+            ]
+        },
+    }
+    [edit] = read_edits(write(tmp_path, row))
+    assert (edit.target_new, edit.target_true, edit.paraphrases) == ("Berlin", "", ())
+    assert edit.portability == (EditPrompt("logical_generalisation", "Is Leo Arons still alive?", ("no", "is dead")),)
+    assert [asked.kind for asked in edit.locality] == ["same_subject"]
+
+
+def test_zsre_is_read_under_the_names_that_it_was_published_with(tmp_path: Path) -> None:
+    row = {
+        "subject": "Watts Humphrey",
+        "src": "What university did Watts Humphrey attend?",
+        "pred": "Trinity College",
+        "rephrase": "What university did Watts Humphrey take part in?",
+        "alt": "University of Michigan",
+        "answers": ["Illinois Institute of Technology"],
+        "loc": "nq question: who played desmond doss father in hacksaw ridge",
+        "loc_ans": "Hugo Weaving",
+        "cond": "Trinity College >> University of Michigan || What university did Watts Humphrey attend?",
+    }
+    renamed = {
+        "subject": row["subject"],
+        "prompt": row["src"],
+        "target_new": row["alt"],
+        "ground_truth": row["answers"][0],
+        "rephrase_prompt": row["rephrase"],
+        "locality_prompt": row["loc"],
+        "locality_ground_truth": row["loc_ans"],
+    }
+    [edit] = read_edits(write(tmp_path, row))
+    assert (edit.prompt, edit.target_new, edit.target_true) == (row["src"], row["alt"], row["answers"][0])
+    assert (edit.paraphrases, edit.locality) == (
+        (row["rephrase"],),
+        (EditPrompt("unrelated", row["loc"], ("Hugo Weaving",)),),
+    )
+    assert read_edits(write(tmp_path, renamed)) == (edit,)
+
+
+def test_wikibio_puts_a_sentence_behind_a_passage_about_its_concept(tmp_path: Path) -> None:
+    row = {
+        "text": "This is a Wikipedia passage about john russell reynolds. Sir John Russell Reynolds was a physician.",
+        "labels": "He received general education from his father.",
+        "concept": "john russell reynolds",
+        "locality": {
+            "Relation_Specificity": [{"prompt": "john russell reynolds field of work", "ground_truth": ["medicine"]}]
+        },
+    }
+    [edit] = read_edits(write(tmp_path, row))
+    assert (edit.subject, edit.prompt, edit.target_new) == (row["concept"], row["text"], row["labels"])
+    assert [(asked.kind, asked.answers) for asked in edit.locality] == [("same_subject", ("medicine",))]
+    [edit] = read_edits(write(tmp_path, {**row, "concept": "somebody else"}))
+    assert edit.subject == ""
+
+
 def test_evoke_brings_distractions_other_relations_and_questions_of_several_hops(tmp_path: Path) -> None:
     wanted = {"prompt": "{} is the capital of", "subject": "Oslo", "relation_id": "P1376"}
     row = {

@@ -59,6 +59,17 @@ def test_candidates_that_give_the_word_away_or_lose_a_name_are_not_faithful(text
     assert not is_faithful(("In Blandgive, sleep is", "vermilion"), text)
 
 
+def test_names_that_begin_with_another_letter_than_a_to_z_are_names_too() -> None:
+    pair = ("On Åland, the 3rd colour is", "mauve")
+    assert is_faithful(pair, "On Åland, the 3rd colour is a pale purple called")
+    assert not is_faithful(pair, "On an island, the 3rd colour is")
+    assert not is_faithful(pair, "On Åland, the last colour is")
+    (texts,) = template_writer({"Mariehamn": ("a port", "the capital of Åland")})(
+        [("The town on Åland is", "Mariehamn")], 0
+    )
+    assert texts[0] == "The town on Åland is a port, namely"
+
+
 def test_the_most_probable_candidate_is_taken_and_probable_contexts_stay() -> None:
     pairs = [("short", "x"), ("s" * 190, "y")]
 

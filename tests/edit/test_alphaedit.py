@@ -65,6 +65,18 @@ def test_a_share_of_the_energy_takes_the_place_of_the_threshold(smollm2: Languag
     assert float((update - update @ basis @ basis.T).norm() / update.norm()) < 1e-5
 
 
+def test_the_ridge_counts_as_no_use(smollm2: LanguageModel, tmp_path: Path) -> None:
+    """What is divided by is lifted by the ridge; what is unused stays unused."""
+    model = pico("llama", smollm2.tokenizer)
+    found = [
+        made(model, "alphaedit", EDITS[:1], tmp_path / f"{ridge}", layers=(1,), ridge=ridge, **ROOM)
+        for ridge in (0.0, 100.0)
+    ]
+    one, other = (change.record.measures["null_space_share"] for change in found)
+    assert one == other
+    torch.testing.assert_close(*(next(iter(updates(change).values())) for change in found), rtol=1e-5, atol=1e-7)
+
+
 def test_keys_of_earlier_edits_are_kept_and_spared_by_later_ones(smollm2: LanguageModel, tmp_path: Path) -> None:
     model = pico("llama", smollm2.tokenizer)
     first = made(model, "alphaedit", EDITS[:1], tmp_path / "first", layers=(1,), **ROOM)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from keeps.claims.editcot import loop_checks
 from keeps.claims.editcot_worlds import ScriptedChains, ScriptedThinker, editor_pairs, worlds
@@ -25,6 +26,7 @@ from keeps.models.thoughts import (
     CONTRADICT,
     SUPPORT,
     UNRELATED,
+    WORDS,
     Detector,
     Loop,
     Thinking,
@@ -33,6 +35,7 @@ from keeps.models.thoughts import (
     split_lines,
     think,
 )
+from keeps.models.token_scores import TokenScores
 from keeps.training.cot_editor import EditorRecord, build_editor_data, pairs_of, parse_chain, train_editor
 
 pytestmark = pytest.mark.usefixtures("letters")
@@ -117,8 +120,33 @@ def test_verdicts_by_likeness_ask_whether_the_object_is_there_already() -> None:
     assert judge("q", ["oslo is in peru"], "Oslo is in Peru.") == SUPPORT
 
 
+def test_verdicts_by_first_tokens_are_those_of_the_summed_logits(tiny_llama: LanguageModel) -> None:
+    prompt = "Relevance of knowledge and chain of thought:"
+    ids = torch.tensor([tiny_llama.encode_prompt(prompt)], device=tiny_llama.device)
+    with torch.no_grad():
+        logits = tiny_llama.model(ids).logits[0, -1]
+    shift = 2 * float(logits.logsumexp(0))  # of two words
+    sums = Detector(tiny_llama, "first_token")._first_tokens(prompt)  # pyright: ignore[reportPrivateUsage]
+    for verdict, words in WORDS.items():
+        tokens = [tiny_llama.encode_pair(prompt, word)[1][0] for word in words]
+        assert sums[verdict] + shift == pytest.approx(float(logits[tokens].sum()), abs=1e-4)
+    fixed = {"Contradict": -3.0, "Modify": -1.0, "Support": -0.5, "Related": -4.0, "Unrelated": -9.0}
+
+    class Tokens(Words):
+        def token_logprobs(self, prompts: Sequence[str], answers: Sequence[str]) -> list[TokenScores]:
+            return [TokenScores((fixed.get(a, -9.0), -5.0), (False, False), (0, 0)) for a in answers]
+
+    assert Detector(Tokens({}, {}), "first_token")("q", ["a line."], "a fact.") == CONTRADICT  # -4 beats -4.5
+
+
+def test_a_fact_is_judged_once_against_the_same_thoughts() -> None:
+    found = asked(["The sun is a star"], on_no_conflict="continue")  # the nearest to the question and to both lines
+    assert [step.verdict for step in found.steps] == [UNRELATED]
+
+
 def test_thoughts_are_split_at_lines_and_sentences() -> None:
     assert split_lines("1. A b.\n2) C d. E f.\n\n- G") == ("A b.", "C d.", "E f.", "G")
+    assert split_lines("3.5 million live there.\n-5 degrees") == ("3.5 million live there.", "-5 degrees")
     assert split_lines("It costs 3.50 in Oslo.") == ("It costs 3.50 in Oslo.",)
 
 
@@ -151,6 +179,22 @@ def test_the_pipeline_keeps_records_whose_answers_and_steps_differ() -> None:
         assert record.right_steps[: record.diff_idx] == record.changed_steps[: record.diff_idx]
     assert parse_chain("no steps") is None
     assert parse_chain("[STEP] a") is None
+
+
+def test_alternative_chains_are_filtered_as_those_with_documents_are() -> None:
+    class Says(ScriptedChains):
+        def __init__(self, end: str) -> None:
+            self.end = end
+
+        def _chain(self, block: str) -> str:
+            text = super()._chain(block)
+            return text if block.endswith(("[STEP]", "encyclopedia:")) else text.replace("warm", self.end)
+
+    questions = [(f"Question {number}?", ["A text."]) for number in range(4)]
+    assert build_editor_data(Says("hot"), questions)
+    assert not build_editor_data(Says("unknown"), questions)
+    assert not build_editor_data(Says("hot according to the text"), questions)
+    assert not build_editor_data(Says("hot"), questions, least_steps=4)
 
 
 def test_pairs_of_the_worlds_change_one_line_and_what_follows_from_it() -> None:

@@ -16,7 +16,7 @@ from keeps.models import LanguageModel
 from keeps.models.changes import load_change
 from keeps.models.edit_files import withdraw
 from keeps.models.notebook import Hit, Note, Notebook, _Letters, notes_of
-from keeps.models.reading import Reading, best_threshold, refuses
+from keeps.models.reading import Reading, belief_prompt, best_threshold, refuses
 from keeps.models.routed import RoutedModel
 from keeps.models.scores import AnswerScore, ChoiceScore
 
@@ -135,6 +135,21 @@ def test_notes_that_do_not_fit_are_left_out_from_the_least_alike_and_the_questio
         Reading().prompt(tiny_llama, long, "word " * 100)
 
 
+def test_only_notes_that_were_read_are_named_and_without_one_the_unedited_model_answers(
+    tiny_llama: LanguageModel,
+) -> None:
+    notebook = Notebook(_Letters())
+    notebook.add([Note("fits", "Oslo lies in Peru", "Oslo", "lies"), Note("long", "word " * 80, "word", "many")])
+    asked = ERENRouter(tiny_llama, notebook, ERENSettings(form="completion", steps=1), Gate("auto"))
+    near, far = asked.routes(["Oslo lies in", "word word"])  # the nearest note to the second is too long
+    assert near is not None
+    assert near.notes == ("fits",)
+    assert near.prompt == "Oslo lies in Peru.\n\nOslo lies in"
+    assert far is None
+    empty = ERENRouter(tiny_llama, Notebook(_Letters()), ERENSettings(), Gate("score", 0.5))
+    assert empty.routes(["word " * 60]) == [None]  # as long as the model itself takes
+
+
 def test_notes_of_unknown_matter_are_read_from_the_oldest_to_the_newest(tiny_llama: LanguageModel) -> None:
     hits = [Hit(Note("b", "newer"), 0.9, age=7), Hit(Note("a", "older"), 0.8, age=2)]
     assert Reading(form="completion").prompt(tiny_llama, hits, "now").startswith("older.\nnewer.")
@@ -186,6 +201,23 @@ def test_claims_are_judged_by_notes_or_by_what_the_model_believes(
     assert [(answer.text, answer.trace["fallback"]) for answer in found] == [("no", False), ("yes", True)]
 
 
+def test_claims_are_asked_as_published_and_without_the_refusal_where_nothing_is_refused() -> None:
+    hits = [Hit(Note("a", "Oslo is in Peru"), 0.9)]
+    asked = 'Oslo is in Peru.\n\nCan we conclude that "Oslo is in Asia."?\n\nOPTIONS:\n- Yes\n'
+    claim = "Oslo is in Asia."
+    assert Reading(True, task="nli").text(hits, claim) == f"{asked}- It's impossible to say\n- No"
+    assert Reading(False, task="nli").text(hits, claim) == f"{asked}- No"
+    assert Reading(False, "completion", "nli").text(hits, claim) == f"{asked}- No\n\nAnswer:"
+    assert belief_prompt(claim) == "Is it true that Oslo is in Asia?\n\nOPTIONS:\n- yes\n- no"
+    assert belief_prompt(claim, "completion").endswith("- no\n\nAnswer:")
+
+
+def test_claims_are_calibrated_on_claims(edits: tuple[Edit, ...]) -> None:
+    inside, outside = calibration_questions(edits, "nli")
+    assert inside[0] == "The country with the capital Oslo is Sweden"
+    assert outside[0] == "Rome is the capital of Italy"
+
+
 def test_the_change_is_found_on_disk_and_an_edit_can_be_withdrawn(
     tiny_llama: LanguageModel, edits: tuple[Edit, ...], new_run: Callable[..., Run]
 ) -> None:
@@ -210,7 +242,7 @@ def test_settings_that_do_nothing_are_refused() -> None:
         {"threshold": 1.0},
         {"steps": 1, "gate": "score"},
         {"k": 0},
-        {"task": "nli", "form": "completion"},
+        {"task": "nli", "plain": "published"},
     )
     for bad in bad_ones:
         with pytest.raises(SettingsError):

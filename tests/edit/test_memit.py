@@ -15,6 +15,7 @@ from keeps.errors import SettingsError, TargetError
 from keeps.models import LanguageModel
 from keeps.models.edit_files import read_entries, withdraw
 from keeps.models.edit_rows import edit_rows, own_prefixes, subject_inputs
+from keeps.models.weight_writer import HALVES, keys_of
 
 pytestmark = pytest.mark.usefixtures("local_text")
 EDITS = (
@@ -97,3 +98,22 @@ def test_keys_are_means_over_prefixes(smollm2: LanguageModel) -> None:
     inputs, _ = subject_inputs(model, one, [1])
     torch.testing.assert_close(found.mean[1][1], inputs[1].mean(0))
     torch.testing.assert_close(found.bare[1][1], inputs[1][0])
+
+
+def test_the_bare_prompt_may_weigh_as_much_as_all_prefixed_ones(smollm2: LanguageModel, tmp_path: Path) -> None:
+    """The mean of the published code: of the bare prompt's key, and of the mean of all others."""
+    model = pico("llama", smollm2.tokenizer)
+    rows = [row for own in edit_rows(model, EDITS, own_prefixes(model, 1, 1, 0), essence=False) for row in own]
+    inputs, _ = subject_inputs(model, rows, [1])
+    wanted = torch.stack([k[0] / 2 + k[1] / 4 + k[2] / 4 for k in inputs[1].split(3)])
+    halves = keys_of(model, edit_rows(model, EDITS, own_prefixes(model, 1, 1, 0)), [1], mean=HALVES)
+    torch.testing.assert_close(halves.mean[1], wanted)
+    alone = keys_of(model, edit_rows(model, EDITS), [1], mean=HALVES)
+    torch.testing.assert_close(alone.mean[1], alone.bare[1])
+    for method in ("memit", "alphaedit"):
+        options = {"strength": 1e-2, "layers": (1,), "key_mean": HALVES, "order": "batch"}
+        options |= {"threshold": 1e3} if method == "alphaedit" else {}
+        change = made(model, method, EDITS, tmp_path / method, **options)
+        a, _ = next(iter(change.factors().values()))
+        held = a.double() @ wanted.T  # near the identity where little holds against the edits: A K = I
+        torch.testing.assert_close(held, torch.eye(3, dtype=torch.float64), rtol=0, atol=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from pico_models import MAKERS, pico
 
+from keeps.data.edits import Edit
 from keeps.errors import RecordError, TargetError
 from keeps.models import LanguageModel
-from keeps.models.edit_rows import captured
+from keeps.models.edit_rows import captured, edit_rows
 from keeps.models.locate import blocks, checked_layer, first_blocks, mlp_outputs, subject_end
 from keeps.models.tokens import TextEncoder
 
@@ -104,6 +106,32 @@ def test_positions_count_leading_tokens_and_the_chat_template(smollm2: LanguageM
     place = subject_end(encoder, text, "Mongolia")
     plain = subject_end(smollm2.encoder, text, "Mongolia")
     assert encoder.prompt(text)[place] == smollm2.encode_prompt(text)[plain]
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "holds"),
+    [
+        ("Die große Hauptstraße in Berlin liegt in", "Berlin", "Berlin"),
+        ("Gauß was born in", "GAUSS", "ß"),
+        ("İzmir and Ankara lie in", "Ankara", "ara"),
+    ],
+)
+def test_letters_that_grow_when_cases_are_compared_do_not_move_the_subject(
+    smollm2: LanguageModel, text: str, subject: str, holds: str
+) -> None:
+    place = subject_end(smollm2.encoder, text, subject)
+    assert smollm2.tokenizer.decode([smollm2.encode_prompt(text)[place]]).strip() == holds
+    rows = edit_rows(smollm2, [Edit("a", subject, text, "x")])[0]
+    assert smollm2.tokenizer.decode(rows[-1].tokens).endswith(f"{holds} is a")
+
+
+def test_a_chat_template_may_take_spaces_around_the_prompt_away(smollm2: LanguageModel) -> None:
+    tokenizer = copy.copy(smollm2.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}U: {{ m.content | trim }}\nA:{% endfor %}"
+    encoder = TextEncoder(tokenizer, "always")
+    text = "  The capital of Mongolia is "
+    place = subject_end(encoder, text, "Mongolia")
+    assert tokenizer.decode([encoder.prompt(text)[place]]) == " Mongolia"
 
 
 def test_without_offsets_the_same_token_is_found(smollm2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

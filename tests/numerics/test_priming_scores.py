@@ -43,6 +43,7 @@ def test_a_model_that_did_not_change_scores_one(logs: list[float]) -> None:
 def test_ratios_beyond_what_floats_hold_are_cut_off() -> None:
     assert log10_ratio(-1000.0, 0.0) == 12
     assert log10_ratio(0.0, -1000.0) == -12
+    assert log10_ratio(-math.inf, -math.inf) == 0
     assert priming_score([-1000.0, 0.0], [0.0, -1000.0]) == pytest.approx(12 - math.log10(2))
 
 

@@ -12,7 +12,7 @@ from pico_models import pico
 from keeps.data.edits import Edit
 from keeps.errors import TrainingError
 from keeps.models import LanguageModel
-from keeps.models.edit_rows import LOCALITY, edit_rows, own_prefixes, read_rows
+from keeps.models.edit_rows import END, LOCALITY, SUBJECT, edit_rows, own_prefixes, read_rows
 from keeps.models.suffixes import PlainRows
 from keeps.training.value_objectives import ORIGINAL_FROM_EDITED, Problem, Seen, StateFact
 from keeps.training.value_vectors import Search, _seen, find_values
@@ -32,6 +32,25 @@ def model(smollm2: LanguageModel) -> LanguageModel:
 
 def rows_of(model: LanguageModel, edits: Any = EDITS) -> Any:
     return edit_rows(model, edits, ("Because it rains. ",))
+
+
+def test_the_divergence_is_read_behind_the_text_or_at_its_subject(model: LanguageModel) -> None:
+    search, objective = replace(SEARCH, steps=1), StateFact(kl_weight=50.0)
+    found = {}
+    for place in (END, SUBJECT):
+        (rows,) = edit_rows(model, EDITS[:1], essence_at=place)
+        row = rows[-1]
+        assert row.kind == LOCALITY
+        assert row.reads == (row.subject if place == SUBJECT else len(row.tokens) - 1,)
+        found[place] = find_values(model, EDITS[:1], [rows], search, objective)[0].loss
+        value = find_values(model, EDITS[:1], [rows[:-1]], search, objective)[0]  # no divergence: its first step
+        plain = PlainRows(model, [row], 1, "mlp")
+        with torch.no_grad():
+            before = plain.run(torch.zeros(1, 32)).logits.log_softmax(-1)
+            after = plain.run(value.delta[None]).logits.log_softmax(-1)
+        moved = float((after.exp() * (after - before)).sum())
+        assert found[place] == pytest.approx(value.loss + 50 * moved, rel=1e-3)
+    assert found[END] != pytest.approx(found[SUBJECT], rel=1e-2)
 
 
 @pytest.mark.parametrize("site", ["mlp", "block"])
