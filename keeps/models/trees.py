@@ -160,12 +160,13 @@ def _agrees(model: nn.Module) -> bool:
     try:
         state = CacheState.empty(1, weight.device)
         _read(model, prefix, state)
-        [(tree, _)], _ = plan_trees(branchings, len(prefix))
+        [(tree, numbers)], _ = plan_trees(branchings, len(prefix))
         found = _read(model, tree.tokens, tree.state(state, weight.device, weight.dtype))
     except (RuntimeError, TypeError, AttributeError, ValueError, NotImplementedError, IndexError):
         return False
     share = 1e-4 if weight.dtype == torch.float32 else 3e-2
-    for (context, branches), columns in zip(branchings, tree.columns, strict=True):
+    for number, columns in zip(numbers, tree.columns, strict=True):  # contexts stand in the order of their tokens
+        context, branches = branchings[number]
         for branch, places in zip(branches, columns, strict=True):
             expected = _read(model, [*prefix, *context, *branch[:-1]], None)[-len(branch) :]
             if (found[places] - expected).abs().max() > share * expected.abs().max().clamp_min(1e-6):

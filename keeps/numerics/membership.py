@@ -20,6 +20,7 @@ from typing import Literal
 from keeps.numerics.discrimination import Area, roc_area
 
 Convention = Literal["direct", "muse"]
+LEAST_DEVIATION = 1e-3  # the root of 1e-6, below which the code of open-unlearning lets no variance fall
 
 
 def loss_score(logprobs: Sequence[float]) -> float:
@@ -59,12 +60,14 @@ def min_k_plus_score(
 ) -> float:
     """Min-K %++: Min-K % of (ln p - μ)/σ, with μ and σ those of ln p over the vocabulary at that place.
 
-    A place where all is certain (σ = 0) says nothing and counts as 0.
+    σ counts as 0.001 at least. Where a model is certain of another token σ vanishes, and such a place must speak
+    against training, as every unlikely token does.
+
+    >>> round(min_k_plus_score([-120.0], [0.0], [0.0]))
+    120000
     """
     items = zip(logprobs, means, deviations, strict=True)
-    return min_k_score(
-        [(value - mean) / deviation if deviation > 0 else 0.0 for value, mean, deviation in items], share
-    )
+    return min_k_score([(value - mean) / max(deviation, LEAST_DEVIATION) for value, mean, deviation in items], share)
 
 
 def attack_area(forget: Sequence[float], holdout: Sequence[float]) -> Area:

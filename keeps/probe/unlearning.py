@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -64,9 +65,9 @@ class Question:
         if item.question:
             prompt = FORMS[form].replace("{question}", item.question)
             return cls(item, prompt, prompt, item.answer)
-        words = item.answer.split()
-        half = max(1, len(words) // 2)
-        return cls(item, "", " ".join(words[:half]), " ".join(words[half:]))
+        ends = [word.end() for word in re.finditer(r"\S+", item.answer)]
+        half = ends[max(1, len(ends) // 2) - 1] if ends else 0
+        return cls(item, "", item.answer[:half], item.answer[half:].strip())  # to the letter, line breaks too
 
     @property
     def alternatives(self) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ class UnlearningProbe:
     @property
     def fingerprint(self) -> str:
         """Hash of the items and of the way they are asked (16 hexadecimal digits)."""
-        content = json.dumps(["unlearning-1", items_fingerprint(self.items), self.form, self.new_tokens])
+        content = json.dumps(["unlearning-2", items_fingerprint(self.items), self.form, self.new_tokens])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -120,9 +121,12 @@ class UnlearningProbe:
             scored = self._answers(answerer, advance)
             others = self._alternatives(answerer, advance)
             room = self.new_tokens or answer_room(answerer, (question.reference for question in said))
-            beginnings = [question.beginning for question in said]
-            texts = answerer.generate(beginnings, max_new_tokens=room, stop=("\n",), **advance)
-        written = {question.item.id: text for question, text in zip(said, texts, strict=True)}
+            written: dict[str, str] = {}
+            for stop in (("\n",), ()):  # a text goes on behind the end of a line
+                part = [question for question in said if bool(question.item.question) == bool(stop)]
+                beginnings = [question.beginning for question in part]
+                texts = answerer.generate(beginnings, max_new_tokens=room, stop=stop, **advance) if part else []
+                written.update(zip((question.item.id for question in part), texts, strict=True))
         return [
             _row(question, score, alternatives, written.get(question.item.id, ""))
             for question, score, alternatives in zip(self.questions, scored, others, strict=True)
@@ -229,6 +233,8 @@ def _row(question: Question, scored: Any, alternatives: Sequence[float], text: s
     item = question.item
     recall, f1 = 0.0, 0.0
     if question.reference:
+        if not item.question:  # how long the other texts are must not count
+            text = " ".join(text.split()[: len(question.reference.split())])
         found = rouge_l(text, question.reference)
         recall, f1 = found.recall, found.f1
     details: dict[str, Any] = {

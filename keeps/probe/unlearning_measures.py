@@ -273,7 +273,7 @@ def _tables(measures: Sequence[Measure], asked: Sequence[ModelRows], roles: Role
 
 def _probability(row: Row) -> float:
     if row.group in AMONG_OPTIONS and "wrong" in row.details:
-        return normalised_probability(row.details["right"], row.details["wrong"])
+        return normalised_probability(-loss_score(row.details["logprobs"]), row.details["wrong"])
     return math.exp(-loss_score(row.details["logprobs"]))
 
 

@@ -12,9 +12,9 @@ wording; a text corpus says what to forget rather than questions.
 Needs: what is to be forgotten, and what is to be retained. Guarantees: layers outside blocks l-2 to l are untouched.
 
 ``layer`` is a block counted from 0 or the end of one block's name, and by default lies at 7/16 of the depth, as the
-7th of 16 does in the common setting. ``positions=answer`` takes the states that predict the answer alone, as open
-implementations do; the paper takes all tokens of a text, prompts included. With all parameters trained, chat ability
-of larger models suffers.
+7th of 16 does in the common setting. ``positions=answer`` takes the states at the answer's tokens alone, as
+open-unlearning does; the paper takes all tokens of a text, prompts included. With all parameters trained, chat
+ability of larger models suffers.
 """
 
 from __future__ import annotations
@@ -127,17 +127,27 @@ class RMU(Unlearner):
         run.measures["block"] = block
         width = int(text_config(model.model).hidden_size)
         direction = random_direction(width, stable_seed("rmu", run.seed))
-        kept = self._positions(tokenise(model, retain, window=s.window))
+        kept = self._positions(tokenise(model, retain, window=s.window), model)
         options: dict[str, Any] = {"weight": s.retain_weight, "batch_size": s.retain_batch, "run": run}
         return Objective(
-            self._positions(forget_examples(model, forget, s.window)),
+            self._positions(forget_examples(model, forget, s.window), model),
             self.weighted(lambda module: Misdirection(module, block, direction, s.coefficient)),
             Anchored(model, kept, block, **options),
         )
 
-    def _positions(self, examples: Sequence[TokenizedExample]) -> list[TokenizedExample]:
-        whole = self.settings.positions == "all"
-        return [replace(each, answer_start=1) if whole else each for each in examples]
+    def _positions(self, examples: Sequence[TokenizedExample], model: LanguageModel) -> list[TokenizedExample]:
+        """The examples with the wanted states as those that predict.
+
+        A token is put behind each example, without which nothing would be predicted at its last one. No state before
+        it sees it; an example that fills the whole context goes without.
+        """
+        whole, behind = self.settings.positions == "all", (model.encoder.pad_token_id,)
+        found = []
+        for each in examples:
+            ids = each.input_ids + behind * (len(each.input_ids) < model.context_length)
+            start = 1 if whole else min(each.answer_start + 1, len(ids) - 1)
+            found.append(replace(each, input_ids=ids, answer_start=start))
+        return found
 
     def write(self, model: LanguageModel, forget: RecordSet, training: Any, run: Run, data: Any) -> Any:
         """Train the down-projections alone, whether through an adapter or themselves."""

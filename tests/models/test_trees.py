@@ -117,3 +117,9 @@ def test_the_cached_beginning_is_not_changed_by_the_rows_that_follow(tiny_llama:
         state = tree.state(copy, engine.device, torch.float32)
         scoring.token_logprobs(engine, [tree.tokens], [scoring.Wanted(0, 0, 5, 0)], state)
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(prefix.keys_values.layers, before, strict=True))
+
+
+def test_the_first_use_fits_a_small_vocabulary_in_which_contexts_stand_in_another_order(
+    bare_llama: Callable[..., Any],
+) -> None:
+    assert reads_trees(bare_llama(vocab_size=50))

@@ -114,6 +114,17 @@ def test_min_k_plus_standardises_each_place() -> None:
         min_k_score(logprobs, 0.0)
 
 
+@pytest.mark.parametrize("gap", [1.0, 5.0, 60.0, 120.0])
+def test_min_k_plus_of_a_token_that_the_model_excludes_is_open_unlearnings(gap: float) -> None:
+    logprobs = np.log(np.exp([0.0, -gap, -gap - 20.0]) / np.exp([0.0, -gap, -gap - 20.0]).sum())
+    p = np.exp(logprobs).astype(np.float32)  # in which the probability of the others vanishes
+    mean = float((p * logprobs).sum())
+    variance = float((p * (logprobs - mean) ** 2).sum())
+    expected = -(logprobs[1] - mean) / math.sqrt(max(variance, 1e-6))
+    assert min_k_plus_score([logprobs[1]], [mean], [math.sqrt(variance)], 1.0) == pytest.approx(expected, rel=1e-6)
+    assert expected > 0, "an excluded token speaks against training"
+
+
 def test_zlib_and_reference_scores() -> None:
     assert zlib_score(2.0, "sea " * 50) == pytest.approx(2 / len(zlib.compress(b"sea " * 50)))
     assert reference_score(2.0, 1.5) == 0.5

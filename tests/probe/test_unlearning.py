@@ -51,6 +51,24 @@ def test_questions_are_put_in_the_form_that_is_asked_for(tiny_llama: LanguageMod
     assert len({*prints, UnlearningProbe(ITEMS, form="question_answer").fingerprint}) == 3
 
 
+def test_a_text_is_continued_from_its_own_letters_over_line_breaks_as_far_as_it_goes(tiny_llama: LanguageModel) -> None:
+    texts = {"f": "One  two\nthree.\n\nFour five\nsix.", "h": "a b c d e f g h i j k l m n o p q r s t u v w x y z"}
+    items = [Item("f", "forget", "", texts["f"]), Item("h", "holdout", "", texts["h"])]
+    ends = {"One  two\nthree.": "\n\nFour five\nsix. Another text, by heart", "a b c d e f g h i j k l m": "n"}
+
+    class Reciting:
+        """What the model is, but it goes on by heart; stops end what it says."""
+
+        token_logprobs, logprob, encode_pair = tiny_llama.token_logprobs, tiny_llama.logprob, tiny_llama.encode_pair
+
+        def generate(self, prompts: Sequence[str], *, stop: Sequence[str], **_: Any) -> list[str]:
+            return [ends[prompt].split(stop[0])[0] if stop else ends[prompt] for prompt in prompts]
+
+    text, short = UnlearningProbe(items)(Reciting())
+    assert text.details["rouge_l_f1"] == 1, "neither a line break nor what follows the text counts"
+    assert short.details["rouge_l_recall"] == pytest.approx(1 / 13)
+
+
 def test_an_answerer_without_probabilities_is_refused() -> None:
     class Oracle:
         def answer(self, questions: Any, contexts: Any = None) -> list[Answer]:
@@ -111,6 +129,14 @@ def test_the_figures_of_each_set() -> None:
     assert found["probability", "world_facts"].value == pytest.approx(options)
     nine = [math.exp(-1), options, options, 0.5, 0.25, 1.0, *[1 - math.exp(-1)] * 3]
     assert found["model_utility", "all"].value == pytest.approx(float(hmean(nine)))
+
+
+def test_the_probability_among_options_is_that_of_the_answer_and_the_truth_ratio_of_its_paraphrase() -> None:
+    rows = [row("forget", 1, [-1.0]), row("world_facts", 1, [-0.5, -1.5], right=-3.0, wrong=[-2.0, -2.0])]
+    found = by_name(measured([ModelRows("m", rows)]), "m")
+    expected = math.exp(-1) / (math.exp(-1) + 2 * math.exp(-2))
+    assert found["probability", "world_facts"].value == pytest.approx(expected)
+    assert found["truth_ratio.kept", "world_facts"].value == 0
 
 
 def test_the_variants_of_the_official_code_are_options() -> None:

@@ -44,17 +44,18 @@ def test_bad_sets_are_refused(contract: Any) -> None:
     contract.check_refusals("rmu", **SMALL)
 
 
-def test_its_first_loss_is_the_mean_square_over_all_positions(contract: Any) -> None:
-    _, run = contract.run("rmu", **SMALL, epochs=1, batch_size=8)
-    batch = collate(
-        [type(e)(e.input_ids, 1) for e in forget_examples(contract.model, contract.forget)],
-        contract.model.encoder.pad_token_id,
-    )
-    with torch.no_grad():
-        last = block_states(contract.model.model, 1, batch)
+@pytest.mark.parametrize("positions", ["all", "answer"])
+def test_its_first_loss_is_the_mean_square_over_the_tokens_up_to_the_last(contract: Any, positions: str) -> None:
+    settings = {**SMALL, "layer": "0", "positions": positions}
+    _, run = contract.run("rmu", **settings, epochs=1, batch_size=8)
+    found = []
+    for example in forget_examples(contract.model, contract.forget):
+        with torch.no_grad():
+            whole = contract.model.model(input_ids=torch.tensor([example.input_ids]), output_hidden_states=True)
+        found.append(whole.hidden_states[1][0, 0 if positions == "all" else example.answer_start :])
     wanted = 20.0 * random_direction(32, stable_seed("rmu", 0))
     first = next(value for name, step, value in run.curves if name == "loss" and step == 1)
-    assert first == pytest.approx(float((last - wanted).square().mean(-1).mean()), rel=1e-4)
+    assert first == pytest.approx(float((torch.cat(found) - wanted).square().mean()), rel=1e-4)
 
 
 def test_states_are_those_that_leave_the_block(contract: Any) -> None:
