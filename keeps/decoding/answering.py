@@ -24,6 +24,7 @@ from keeps.sources import Hit, Retriever
 # How a question is put with a context, and without it.
 FORMS: Mapping[str, tuple[str, str]] = {
     "qa": ("{context}\nQ: {question}\nA:", "Q: {question}\nA:"),
+    "released": ("{context}\nQ:{question}\nA:", "Q: {question}\nA: "),  # blanks as in CK-PLUG's script
     "completion": ("{context} {question}", "{question}"),
     "background": ("Background:\n{context}\n\n{question}", "{question}"),
 }
@@ -36,8 +37,8 @@ class StreamSettings(Settings):
     k: int = setting(10, "Passages that are looked up for a question", ge=1, le=1000)
     form: str = setting(
         "qa",
-        "Question and answer as published; completion, for texts that the answer continues; or background, for "
-        "instructions behind passages",
+        "Question and answer (qa, or released, with the blanks of CK-PLUG's script, which differ between both "
+        "prompts); completion, for texts that the answer continues; or background, for instructions behind passages",
         choices=tuple(FORMS),
     )
     chat: str = setting(

@@ -30,6 +30,7 @@ and 1 + rounds look-ups at most, and one call more for each proposal that only r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -225,8 +226,21 @@ class NoteAnswerer(Grounded[AdaptiveNoteSettings]):
 
     def _status(self, found: Decision) -> bool:
         if self.settings.compat and not found.logprobs:
-            return "true" in found.said.casefold()
+            return published_status(found.said)
         return found.choice == 0
+
+
+def published_status(said: str) -> bool:
+    """As the published code reads a verdict: a text under ``status``, else whether there is a "true" anywhere.
+
+    >>> published_status('{"status": "False", "why": "what note 1 says is true"}'), published_status("It is not true")
+    (False, True)
+    """
+    try:
+        status = json.loads(said)["status"]
+    except (ValueError, LookupError, TypeError):
+        status = None
+    return status.lower() == "true" if isinstance(status, str) else "true" in said.lower()
 
 
 def fused(lists: Sequence[Sequence[Hit]]) -> list[Hit]:

@@ -102,13 +102,13 @@ def best_chunks(likeness: Sequence[Sequence[float]], per_fact: int, keep: int) -
 
 
 def align(facts: Sequence[str], chunks: Sequence[str], encoder: Encoder, *, per_fact: int, keep: int) -> list[Aligned]:
-    """The chunks that speak about ``facts``, best first; see :func:`best_chunks`."""
+    """The chunks that speak about ``facts``, best first, no text twice; see :func:`best_chunks`."""
     if not facts or not chunks:
         return []
     chunks = chunks[:MOST_CHUNKS]
     vectors = encoder.encode([text[:ENCODED] for text in (*facts, *chunks)]).double()
     likeness = (vectors[: len(facts)] @ vectors[len(facts) :].T).tolist()
-    return [
-        Aligned(chunks[chunk], chunk, score, facts[fact])
-        for chunk, fact, score in best_chunks(likeness, per_fact, keep)
-    ]
+    found: dict[str, Aligned] = {}  # passages that overlap hold the same sentence in several places
+    for chunk, fact, score in best_chunks(likeness, per_fact, len(chunks)):
+        found.setdefault(chunks[chunk], Aligned(chunks[chunk], chunk, score, facts[fact]))
+    return list(found.values())[:keep]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PRUNERS = ("extract", "model", "cut", "characters")
 MODEL = "model"  # the answering model itself
 KIND_TOKENS = 40  # of a reply that says what is missing
+SHORTEST_SUMMARY = 10  # tokens that a summariser writes at least, as published
 
 
 class LateEncoder:
@@ -211,7 +212,8 @@ class CardTalk:
         if s.pruner == "model":
             texts = yield from summaries(self.question, texts, s.brevity, tools.count)
         elif tools.summariser is not None:
-            said = tools.summariser.summaries(texts, max_new_tokens=s.brevity)
+            least = min(SHORTEST_SUMMARY, s.brevity)
+            said = tools.summariser.summaries(texts, max_new_tokens=s.brevity, min_new_tokens=least)
             texts = [shortened(new or old, s.brevity, tools.count) for new, old in zip(said, texts, strict=True)]
         elif s.pruner == "extract":
             texts = [extracted(self.question, text, s.brevity, tools.count, tools.encoder) for text in texts]

@@ -131,11 +131,15 @@ def statements(text: str) -> list[str]:
 def published_statements(text: str) -> list[str]:
     """As the published code reads lists: an item ends at the next digit, so that years and what follows are lost.
 
+    Any number with a full stop and a blank begins an item, also a year that ends a sentence; there is no most of items.
+
     >>> published_statements("1. Born in 1915 in Oslo.\\n2. A poet.")
     ['Born in', 'A poet.']
+    >>> published_statements("1. Born in 1915. A poet.")
+    ['Born in', 'A poet.']
     """
-    found = [match.strip() for match in re.findall(r"(?m)^\s*\d+\.\s*([^\d]*)", text)]
-    return [item for item in found if item][:MOST_STATEMENTS]
+    found = [match.strip() for match in re.findall(r"\d+\.\s(\D+)", text)]
+    return [item for item in found if item]
 
 
 def _list(items: Sequence[str]) -> str:

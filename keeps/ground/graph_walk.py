@@ -8,7 +8,7 @@ from typing import Any
 
 from keeps.data.walk_dialogues import Messages, Turn, choice_messages, choice_text, offers_at, walk_messages, walk_text
 from keeps.data.walks import Hop, Walkable, one_line
-from keeps.ground.walking import AGAIN, Ask, Pick, Walking
+from keeps.ground.walking import AGAIN, Ask, Pick, Walking, answer_of
 
 STOPS = ("answer_node", "direct_answer", "max_hops", "dead_end", "invalid_reply", "no_start")
 INVALID = 2  # replies in a row that are no option end a walk
@@ -159,7 +159,7 @@ def _last(task: Task, state: _State, stop: str, rules: WalkRules) -> Walking[Wal
     if not options:
         return Walked("", state.path, stop, False, state.trace)
     pick = yield last_ask(task.question, options, state.path, contrast=rules.contrast)
-    answer = pick.said.strip() if pick.option is None else options[pick.option]
+    answer = answer_of(pick, options)
     state.trace.append({"at": state.node, "choices": list(options), "said": pick.said, "scores": list(pick.scores)})
     return Walked(answer, state.path, stop, _on_path(task, state, answer), state.trace)
 

@@ -22,7 +22,8 @@ A small model learns to walk from instruction data: ``keeps.data.walk_dialogues.
 questions and the graph, ``keeps adapt --learn FILE --method lora`` trains on them, and the adapted model walks here.
 
 Needs: a graph of triples; a language model on this machine, or any chat. Guarantees: every edge of the path is in the
-graph; ``supported`` says whether the answer was reached by edges; names in the graph are data on one line each.
+graph; ``supported`` says whether the answer was reached by edges; a last reply that names no choice counts as the one
+that it is most like; names in the graph are data on one line each.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from keeps.contracts import Answer, Run
 from keeps.data.walks import ExactLinker, Hop, Walkable, between, distances, walkable
 from keeps.errors import RecordError, SettingsError
 from keeps.ground.graph_walk import Task, Walked, WalkRules, facts_of, last_ask, walk
-from keeps.ground.walking import Walking, chooser_of, led
+from keeps.ground.walking import Walking, answer_of, chooser_of, led
 from keeps.models.checks import check_lengths, check_questions, short
 from keeps.models.in_step import Cost
 from keeps.registry import method
@@ -225,8 +226,7 @@ class KnowledgeSolver:
         if not options:
             return Walked("", [], "no_start", False, [])
         pick = yield last_ask(task.question, options, facts, contrast=self.settings.contrast)
-        text = pick.said if pick.option is None else options[pick.option]
-        return Walked(text, [], self.settings.knowledge, False, [])
+        return Walked(answer_of(pick, options), [], self.settings.knowledge, False, [])
 
     def _answer(self, walks: Sequence[tuple[Walked, Cost]]) -> Answer:
         """The answer of most walks (the first of equally many), with the first of the walks that gave it."""

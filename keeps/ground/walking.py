@@ -134,6 +134,25 @@ def read_pick(ask: Ask, said: str, usage: Usage = Usage()) -> Pick:  # noqa: B00
     return Pick(None, said, _meant(said, ask.others, ()), usage=usage)
 
 
+def answer_of(pick: Pick, options: Sequence[str]) -> str:
+    """The option that was chosen; where the reply is none of them the one most like it, since one has to be taken.
+
+    A reply that has not a letter in common with any of them stays as it is.
+
+    >>> answer_of(Pick(None, "I would say it is Dovr."), ["Moravia", "Dover"]), answer_of(Pick(None, "?"), ["Dover"])
+    ('Dover', '?')
+    """
+    from rapidfuzz import fuzz
+
+    if pick.option is not None:
+        return options[pick.option]
+    reply, keys = name_key(pick.said), [name_key(text) for text in options]
+    # the part of a reply that is most like a name first: a whole sentence is like no name
+    likeness = [(fuzz.partial_ratio(reply, key), fuzz.ratio(reply, key)) if reply and key else (0, 0) for key in keys]
+    best = max(range(len(options)), key=likeness.__getitem__)
+    return options[best] if likeness[best][0] else pick.said.strip()
+
+
 def _meant(said: str, options: Sequence[str], names: Sequence[str]) -> int | None:
     from rapidfuzz import fuzz
 

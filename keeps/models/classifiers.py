@@ -99,13 +99,17 @@ class Summariser:
         model, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, spec, "summariser")
         return cls(model.to(device), tokenizer)
 
-    def summaries(self, texts: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """A summary of each text, greedy, at most ``max_new_tokens`` tokens of this model long."""
+    def summaries(self, texts: Sequence[str], *, max_new_tokens: int, min_new_tokens: int = 0) -> list[str]:
+        """A summary of each text, between both limits of tokens of this model long; nothing is drawn.
+
+        As many beams are followed as the model's own configuration says.
+        """
+        limits = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens or None}
         found: list[str] = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             batch = _batch(self.model, self.tokenizer, list(texts[start : start + TEXTS_AT_ONCE]))
             with torch.inference_mode():
-                out = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+                out = self.model.generate(**batch, **limits, do_sample=False)
             found += [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
         return found
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from keeps.contracts import Answer
 from keeps.errors import ModelLoadError, SettingsError
-from keeps.ground.adaptive_note import AdaptiveNote, AdaptiveNoteSettings, NoteAnswerer, fused
+from keeps.ground.adaptive_note import AdaptiveNote, AdaptiveNoteSettings, NoteAnswerer, fused, published_status
 from keeps.ground.note_prompts import proposed, shortened
 from keeps.models import RemoteChat
 from keeps.sources import GroundMethod, Hit
@@ -136,6 +136,20 @@ def test_the_published_code_sees_passages_again_and_takes_any_true() -> None:
     assert (found.trace["stop"], len(found.trace["passages"])) == ("max_rounds", 1)
     assert [item["accepted"] for item in found.trace["rounds"]] == [True, True]
     assert [item["accepted"] for item in ask(Script(["not true"]), max_rounds=1).trace["rounds"]] == [False]
+
+
+def test_the_published_reading_of_a_verdict_prefers_the_text_under_its_name() -> None:
+    cases = {
+        '{"status": "True"}': True,
+        '{"status": true}': True,  # no text: found as a word
+        '{"status": false, "note 2": "is true"}': True,
+        '{"status": "False", "note 2": "is true"}': False,
+        "[true]": True,
+        "False": False,
+    }
+    assert {said: published_status(said) for said in cases} == cases
+    found = ask(Script(['{"status": "False", "reason": "note 1 is true"}']), max_rounds=1, compat=True)
+    assert [item["accepted"] for item in found.trace["rounds"]] == [False]
 
 
 def test_comparing_in_both_orders_accepts_what_holds_in_both() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -71,6 +73,20 @@ def test_no_facts_or_no_chunks_align_nothing_without_an_encoder() -> None:
             raise AssertionError(texts)
 
     assert align([], ["a"], Never(), per_fact=1, keep=1) == align(["a"], [], Never(), per_fact=1, keep=1) == []
+
+
+def test_a_sentence_that_stands_in_two_passages_is_kept_once_and_leaves_its_place_to_the_next() -> None:
+    vectors = {"fact": [1.0, 0.0], "same": [0.8, 0.6], "next": [0.6, 0.8], "other": [0.0, 1.0]}
+
+    class Table:
+        def encode(self, texts: Sequence[str]) -> torch.Tensor:
+            return torch.tensor([vectors[text] for text in texts])
+
+    chunks = ["same", "other", "same", "next"]
+    found = align(["fact"], chunks, Table(), per_fact=4, keep=2)
+    assert [(item.chunk, item.place) for item in found] == [("same", 0), ("next", 3)]
+    # the best per_fact are counted before equal texts fall together, as published
+    assert [item.chunk for item in align(["fact"], chunks, Table(), per_fact=2, keep=2)] == ["same"]
 
 
 @pytest.mark.slow

@@ -78,6 +78,18 @@ def test_answers_are_those_of_a_plain_loop_over_both_published_prompts(
         assert all((weight is None) != adjusted for weight, adjusted in opened)
 
 
+def test_the_released_form_has_the_blanks_of_the_script_in_both_prompts(model: LanguageModel, run: Run) -> None:
+    answerer = ck(model, run, alpha=0.2, gate="code", form="released")
+    assert answerer.prompts("Who?", "Ada.") == ("Ada.\nQ:Who?\nA:", "Q: Who?\nA: ")
+    assert answerer.prompts("Who?", "") == ("Q: Who?\nA: ",) * 2
+    found = answerer.answer(QUESTIONS[:2], CONTEXTS[:2])
+    read = [f"{context}\nQ:{question}\nA:" for context, question in zip(CONTEXTS[:2], QUESTIONS[:2], strict=True)]
+    streams = [Stream.of(model, read), Stream.of(model, [f"Q: {question}\nA: " for question in QUESTIONS[:2]])]
+    for item, answer in enumerate(found):
+        expected = plain_loop(streams, item, lambda z: CKCombine(0.2, "code")(z).scores, NEW)
+        assert answer.text == model.encoder.decode(expected).split("\n")[0].strip()
+
+
 def test_alpha_one_half_answers_as_plain_reading_does(model: LanguageModel, run: Run) -> None:
     found = ck(model, run, alpha=0.5, gate="always", form="completion").answer(QUESTIONS, CONTEXTS)
     read = [f"{context} {question}" for context, question in zip(CONTEXTS, QUESTIONS, strict=True)]

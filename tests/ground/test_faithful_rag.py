@@ -149,6 +149,12 @@ def test_key_chunks_can_be_marked_in_place() -> None:
     chunk = found.trace["aligned"][0]["chunk"]
     assert chat.asked[-1].partition("Context:")[2].count("[important facts:") == 1
     assert f"[important facts: {chunk}]" in chat.asked[-1]
+    chat = ScriptedChat([CLAIMS, BACKGROUND, FACTS, REPLY])
+    twice = "The tower stands in Rome. Visitors pay at the gate. The tower stands in Rome."
+    (found,) = faithful(chat, highlight=True, chunk_words=5).answer([QUESTION], [twice])
+    kept = [item["chunk"] for item in found.trace["aligned"]]
+    assert kept == ["The tower stands in Rome.", "Visitors pay at the gate."]
+    assert chat.asked[-1].count("[important facts: The tower stands in Rome.]") == 2
 
 
 def test_the_published_code_is_an_option() -> None:
@@ -198,6 +204,12 @@ def test_numbered_statements_come_back_whole_whatever_digits_they_hold(items: li
 
 def test_the_published_reading_loses_what_follows_a_digit() -> None:
     assert published_statements("1. 3 men came.\n2. In 1915 he left.") == ["In"]
+
+
+def test_the_published_reading_takes_a_year_that_ends_a_sentence_for_the_number_of_an_item() -> None:
+    text = "1. He was born in 1915. He died in 1990. Oslo buried him.\n2.Without a blank.\n3. A poet."
+    assert published_statements(text) == ["He was born in", "He died in", "Oslo buried him.", "A poet."]
+    assert len(published_statements("\n".join(f"{n}. item" for n in range(1, 31)))) == 30
 
 
 @pytest.mark.slow

@@ -157,6 +157,12 @@ def test_it_stops_after_two_replies_that_are_no_line_and_says_so_to_the_model() 
     assert "none of the lines" in chat.heard[1][-1].content
 
 
+def test_a_last_reply_in_other_words_counts_as_the_choice_that_it_is_most_like() -> None:
+    for said, text in (("I should say Dovr, by the sea.", "Dover"), ("Moravian", "Moravia"), ("", "")):
+        for made in (solver(Says("Hmm?", "Hmm?", said)), solver(Says(said), knowledge="no_knowledge")):
+            assert made.choose(["Where is Anna?"], [("Moravia", "Dover")])[0].text == text
+
+
 def test_without_an_entity_it_refuses_or_asks_the_model_alone() -> None:
     with pytest.raises(RecordError, match="names no node"):
         solver(Picker(first)).choose(["Where?"], [("Moravia", "Dover")])

@@ -71,3 +71,11 @@ def test_a_summary_is_what_the_model_generates_alone_and_not_longer_than_asked(p
         out = model.generate(**batch, max_new_tokens=5, do_sample=False, num_beams=1)
         assert out.shape[1] <= 1 + 5
         assert summary == padded.decode(out[0], skip_special_tokens=True).strip()
+    model.final_logits_bias[0, ends["eos_token_id"]] = 1e4  # it would end at once
+    assert Summariser(model, padded).summaries(texts, max_new_tokens=5) == ["", ""]
+    for summary in Summariser(model, padded).summaries(texts, max_new_tokens=5, min_new_tokens=4):
+        assert len(padded(summary, add_special_tokens=False).input_ids) >= 2  # letters may join when they are read anew
+    model.generation_config.num_beams = 3
+    out = model.generate(**batch, max_new_tokens=5, min_new_tokens=4, do_sample=False, num_beams=3)
+    (summary,) = Summariser(model, padded).summaries(["short"], max_new_tokens=5, min_new_tokens=4)
+    assert summary == padded.decode(out[0], skip_special_tokens=True).strip()
