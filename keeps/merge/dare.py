@@ -91,7 +91,8 @@ class DARE(MergeMethod):
         else:
             update = weighted_sum(weights, dropped)
             if chunk.one("normalize"):
-                update /= weights.sum()
+                total = float(weights.sum())
+                update /= np.float32(total if abs(total) >= 1e-8 else 1.0)
         update *= np.float32(chunk.one("scale"))
         return Merged(added(chunk.base, update), mask & (chunk.deltas != 0))
 

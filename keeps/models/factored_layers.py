@@ -38,7 +38,7 @@ class FactorConfig:
     Attributes:
         experts: N; ``active``: K.
         gates: ``"hard"``: w = 1. ``"straight_through"``: 1 with the gradient of g. ``"probability"``: K g_j over the
-            sum of the active ones, 1 on average.
+            sum of the active ones, 1 on average, and 1 where all are active.
         scale: s: ``"one"``, or ``"n_over_k"`` as in the published code.
 
     Raises:
@@ -189,7 +189,7 @@ class FactoredFeedForward(nn.Module):
         if self.config.gates == "straight_through":
             gates = logits.softmax(-1)
             factors = mask + gates - gates.detach()
-        elif self.config.gates == "probability":
+        elif self.config.gates == "probability" and self.config.active < self.config.experts:  # else it is the layer
             gates = logits.softmax(-1) * mask
             factors = self.config.active * gates / gates.sum(-1, keepdim=True)
         if self.recording:

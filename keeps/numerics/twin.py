@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keeps.numerics.oriented import singular_part
 
-SMALL = 128  # smallest side from which a sketch is cheaper than a decomposition
+LARGE = 2048  # smallest side from which a sketch is much cheaper than a decomposition: seconds against minutes
 FEW = 0.25  # share of the rank up to which it is
 OVERSAMPLING = 16
 ITERATIONS = 5
@@ -64,7 +64,8 @@ def leading(matrix: Tensor, *, rank: int | None = None, density: float = 1.0, en
         density: share of min(rows, columns), rounded down and one at least (as the official code counts).
         energy: instead of both, as few as hold this share of the squared Frobenius norm.
 
-    Of a large matrix a few are found by :func:`sketched`, many by an exact decomposition.
+    The decomposition is exact, but for a few triples of a matrix whose sides are both above 2,048: there they are
+    found by :func:`sketched`.
 
     Raises:
         ValueError: a rank below 1, or a share outside (0, 1].
@@ -75,7 +76,7 @@ def leading(matrix: Tensor, *, rank: int | None = None, density: float = 1.0, en
     wanted = most if energy is not None else min(most, max(1, int(density * most)) if rank is None else rank)
     if not bool(matrix.any()):
         return LowRank(matrix.new_zeros(matrix.shape[0], 0), matrix.new_zeros(0), matrix.new_zeros(matrix.shape[1], 0))
-    few = energy is None and most >= SMALL and wanted <= FEW * most
+    few = energy is None and most >= LARGE and wanted <= FEW * most
     u, s, v = sketched(matrix, wanted) if few else singular_part(matrix, wanted, largest=True)
     # the entries are float32: what is smaller than this is their rounding, and no direction
     kept = int((s > torch.finfo(torch.float32).eps * s[0]).sum())
@@ -88,7 +89,8 @@ def sketched(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """About the ``rank`` largest triples, by a random sketch and power iterations (Halko et al., arXiv:0909.4061).
 
     In float32, from a fixed seed. With so many iterations the error is within a per cent of the best one even where
-    singular values fall slowly, and the cost is that of a few products.
+    singular values fall slowly, and the cost is that of a few products. The directions themselves are then mixed
+    with those that come next, so a sketch serves where what is lost counts, and not which directions are kept.
 
     Returns:
         U ``(rows, rank)``, s ``(rank,)`` descending, V ``(columns, rank)``.

@@ -187,7 +187,8 @@ class SelectionNetwork(nn.Module):
 
     Args:
         rate: how much faster it learns than what it is trained with. Adam's steps do not depend on the size of a
-            gradient, so parameters that are kept divided by ``rate`` move ``rate`` times as far.
+            gradient, so parameters that are kept divided by ``rate`` move ``rate`` times as far. Their gradients are
+            those of the parameters themselves: the norm by which all gradients are clipped is what it would be.
     """
 
     def __init__(self, sources: int, *, rate: float = 1.0) -> None:
@@ -198,6 +199,7 @@ class SelectionNetwork(nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter /= rate
+                parameter.register_hook(lambda gradient: gradient / rate)
 
     def forward(self, sure: Tensor) -> Tensor:
         """g ``(texts, sources)`` of r ``(texts, sources)``."""

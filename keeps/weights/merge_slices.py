@@ -166,7 +166,10 @@ def _placed(
     chosen = _models(recipe, method, piece)
 
     def overrides(tensor: str, model: int | None) -> dict[str, Any]:
-        return _found(recipe, piece, None if model is None else chosen[model], name, depth)
+        if model is None:
+            return _found(recipe, piece, None, name, depth)
+        read = name if inputs is None else inputs[model]  # a filter of a source names tensors as the source does
+        return _found(recipe, piece, chosen[model], read, depth)
 
     names = inputs or [own for _, own in output.inputs]
     places = tuple((order.index(s.model), own) for s, own in zip(chosen, names, strict=False))[: len(output.inputs)]

@@ -29,6 +29,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
 WITHOUT_EFFECT = ("int8_mask",)  # how mergekit computes, not what
+BETWEEN = ("slerp", "karcher")  # a base that `models` leaves out is one of the models all the same
 
 Parameter = Any  # a number, a gradient (numbers over depth), or a list of {value, filter}
 
@@ -107,7 +108,10 @@ def parse_merge_recipe(document: Mapping[str, Any], where: str) -> MergeRecipe:
     method, settings = METHODS[name]
     base = _text(document.get("base_model"), "base_model", where)
     if "models" in document:
-        slices = (Slice(_sources(document["models"], ("model", "parameters"), where), {}),)
+        sources = _sources(document["models"], ("model", "parameters"), where)
+        if name in BETWEEN and base is not None and all(source.model != base for source in sources):
+            sources += (Source(base, None, {}),)
+        slices = (Slice(sources, {}),)
     else:
         slices = tuple(_slice(item, where) for item in _items(document["slices"], "slices", where))
     common = _parameters(document.get("parameters"), where)

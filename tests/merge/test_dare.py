@@ -68,3 +68,10 @@ def test_with_ties_only_the_elected_sign_is_left() -> None:
     np.testing.assert_array_equal(found, np.array([3, 1], np.float32))
     added = merge_arrays("dare", models, base, density=1.0, scale=1.0, then="ties").values
     np.testing.assert_array_equal(added, np.array([3, 2], np.float32))
+
+
+def test_weights_that_sum_to_nothing_divide_by_nothing() -> None:
+    base, models = random_models(7, 2)
+    options = {"density": 1.0, "scale": 1.0, "weights": (0.5, -0.5)}
+    found = merge_arrays("dare", models, base, normalize=True, **options).values
+    np.testing.assert_array_equal(found, merge_arrays("dare", models, base, **options).values)

@@ -104,6 +104,17 @@ def written_out(layer: FactoredFeedForward, x: torch.Tensor, gates: str) -> torc
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("gates", ["hard", "straight_through", "probability"])
+def test_with_all_pieces_active_training_sees_the_dense_layer_too(gates: str, tokenizer: Any) -> None:
+    wrapped = cut(pico("llama", tokenizer), FactorConfig(4, 4, gates))
+    layer = next(iter(wrapped.layers.values()))
+    x = torch.randn(3, 7, layer.parts.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        used = layer(x)
+        layer.recording = True
+        torch.testing.assert_close(layer(x), used, atol=1e-5, rtol=1e-4)
+
+
 def test_untrained_pieces_in_their_own_order_are_the_base_s_memory(tiny_llama: LanguageModel) -> None:
     wrapped = cut(tiny_llama, FactorConfig(4, 2))
     for layer in wrapped.layers.values():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeps.numerics import twin
 from keeps.numerics.twin import energy_rank, leading, on_grid, shared_expert
 
 
@@ -38,15 +39,24 @@ def test_as_few_triples_are_kept_as_hold_the_energy(rows: int, columns: int, ene
     assert part.rank == 1 or squares[: part.rank - 1].sum() < energy * total * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(150, 400), (300, 130)])
+def test_few_triples_of_noise_are_exact(shape: tuple[int, int]) -> None:
+    """Where singular values hardly fall a sketch would mix what is kept with what is left out."""
+    matrix = random(*shape)
+    u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    assert torch.allclose(leading(matrix, rank=13).product.double(), (u[:, :13] * s[:13]) @ vt[:13], atol=1e-4)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.01, 0.1])
 @pytest.mark.parametrize("shape", [(150, 200), (300, 130)])
 def test_a_sketch_is_as_good_as_the_best_also_where_singular_values_hardly_fall(
-    shape: tuple[int, int], decay: float
+    shape: tuple[int, int], decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 1 % of the smallest possible error; of noise alone as of a matrix with a few strong directions."""
     u, v = (torch.linalg.qr(random(size, 100, seed=size)).Q for size in shape)
     matrix = (u * torch.exp(-decay * torch.arange(100))) @ v.T + 0.01 * random(*shape)
     values = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    monkeypatch.setattr(twin, "LARGE", 128)
     part = leading(matrix, rank=20)
     error, best = float((matrix - part.product).norm()), float((values[20:] ** 2).sum() ** 0.5)
     assert best * (1 - 1e-4) <= error < 1.01 * best

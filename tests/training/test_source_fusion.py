@@ -151,11 +151,14 @@ def test_the_selection_network_is_the_published_one_whatever_its_rate() -> None:
     assert torch.allclose(plain(sure), x.softmax(-1), atol=1e-6)
     assert torch.allclose(fast(sure), plain(sure), atol=1e-5)
     assert [layer.weight.shape for layer in plain.layers] == [(6, 3), (3, 6), (3, 3)]
+    norms: list[float] = []
     for network, rate in ((plain, 0.05), (fast, 0.001)):  # equal steps of Adam in the function's own parameters
         optimiser = torch.optim.Adam(network.parameters(), lr=rate)
         network(sure)[:, 0].sum().backward()
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])))
         optimiser.step()
     assert torch.allclose(fast(sure), plain(sure), atol=1e-3)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)  # what clips the gradients of the whole model
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "min_ce", "avg_ce"])

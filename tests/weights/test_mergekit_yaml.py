@@ -97,6 +97,30 @@ def test_slices_of_two_models_are_merged_layer_by_layer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[UP.format(1)], b[UP.format(2)])
 
 
+def test_a_filter_of_a_source_names_tensors_as_the_source_does(tmp_path: Path) -> None:
+    family(tmp_path, 2)
+    weight = [{"filter": "layers.1", "value": 3.0}, {"value": 1.0}]
+    sources = [{"model": "A_MODEL", "layer_range": [0, 2], "parameters": {"weight": 1.0}},
+               {"model": "B_MODEL", "layer_range": [1, 3], "parameters": {"weight": weight}}]  # fmt: skip
+    found = run(tmp_path, {"merge_method": "linear", "slices": [{"sources": sources}]})
+    a, b = read(tmp_path / "a"), read(tmp_path / "b")
+    np.testing.assert_allclose(found[UP.format(0)], (a[UP.format(0)] + 3 * b[UP.format(1)]) / 4, atol=1e-6)
+    np.testing.assert_allclose(found[UP.format(1)], (a[UP.format(1)] + b[UP.format(2)]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("slerp", {"t": 0.3}), ("karcher", {"iterations": 10})])
+def test_a_base_that_is_not_listed_is_one_of_the_models_of_slerp_and_karcher(
+    tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    base, (a, _) = family(tmp_path, 2)
+    parameters = {"t": 0.3} if method == "slerp" else {}
+    document = {"merge_method": method, "base_model": "BASE", "models": models("A"), "parameters": parameters}
+    found = run(tmp_path, document)
+    merge([str(base), str(a)], method=method, settings=settings, out=tmp_path / "by_hand")
+    for name, value in read(tmp_path / "by_hand").items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=6), st.floats(0, 1))
 def test_a_gradient_is_a_straight_line_between_its_points(points: list[float], depth: float) -> None:
     wanted = np.interp(depth * (len(points) - 1), range(len(points)), points)
