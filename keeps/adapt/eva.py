@@ -14,8 +14,9 @@ that of one rank for all. Nothing protects what the model knew.
 
 The paper decomposes batch after batch and stops where the singular vectors agree. Here X^T X is summed in
 float64 over ``samples`` examples and decomposed once: that is what the batches converge to, without a
-threshold. It is not centred (peft's code subtracts the mean of the inputs). As there, prompt tokens, on
-which no loss is taken, are left out; ``use_prompts`` counts them.
+threshold. ``centred`` subtracts the mean of the inputs first, as the incremental decomposition of the
+published code does; the paper decomposes them as they are. Prompt tokens, on which no loss is taken, are
+left out, as there; ``use_prompts`` counts them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class EVASettings(AdapterSettings):
 
     samples: int = setting(256, "Examples of the learn set whose activations are read, at most", ge=1)
     rho: float = setting(2.0, "A layer gets at most rho times the rank; 1 gives every layer the same", ge=1)
+    centred: bool = setting(False, "Subtract the inputs' mean before they are decomposed, as the published code does")
     use_prompts: bool = setting(False, "Read the prompt's tokens too, on which no loss is taken")
 
 
@@ -81,7 +83,8 @@ class EVA(InitialisedAdapter):
         for name, covariance in self.covariances(model, learn, run).items():
             key = (id(covariance), most[name])
             if key not in seen:
-                seen[key] = principal_inputs(covariance.matrix(), most[name])
+                moment = covariance.centred() if self.settings.centred else covariance.matrix()
+                seen[key] = principal_inputs(moment, most[name])
             directions[name], shares[name] = seen[key]
         budget = self.budget(model)
         ranks = redistributed(shares, budget)
@@ -112,9 +115,8 @@ class EVA(InitialisedAdapter):
             _batch(examples[start : start + size], model.encoder.pad_token_id, prompts=self.settings.use_prompts)
             for start in range(0, len(examples), size)
         ]
-        found = collect_covariance(
-            model.model, batches, self.settings.targets, "none", dtype=torch.float64, run=run, total=len(batches)
-        )
+        options = {"dtype": torch.float64, "means": self.settings.centred, "run": run, "total": len(batches)}
+        found = collect_covariance(model.model, batches, self.settings.targets, "none", **options)
         run.measures["calibration_tokens"] = next(iter(found.values())).n_tokens
         return found
 

@@ -32,6 +32,7 @@ def collect_covariance(
     *,
     dtype: torch.dtype = torch.float32,
     layers: Mapping[str, nn.Module] | None = None,
+    means: bool = False,
     run: Run | None = None,
     total: int | None = None,
 ) -> dict[str, Covariance]:
@@ -49,6 +50,7 @@ def collect_covariance(
         normalise: see :meth:`keeps.numerics.covariance.Covariance.add`.
         dtype: of the running sums; float32 or float64.
         layers: linear layers by name, of either layout (:mod:`keeps.models.locate`), in place of ``targets``.
+        means: sum the inputs too, for :meth:`keeps.numerics.covariance.Covariance.centred`.
         run: shows progress, if given.
         total: number of batches, for the progress bar.
 
@@ -60,7 +62,7 @@ def collect_covariance(
     """
     if dtype not in (torch.float32, torch.float64):
         raise SettingsError(f"covariances are summed in {dtype}", mend="choose torch.float32 or torch.float64")
-    collector = _Collector(find_targets(model, targets) if layers is None else layers, normalise, dtype)
+    collector = _Collector(find_targets(model, targets) if layers is None else layers, normalise, dtype, means)
     device = next(model.parameters()).device
     seen = 0
     hooks = [layer.register_forward_pre_hook(collector.hook(name)) for name, layer in collector.layers.items()]
@@ -132,8 +134,9 @@ def merge_covariances(first: Mapping[str, Covariance], second: Mapping[str, Cova
 class _Collector:
     """Feeds each distinct input of a forward pass to one covariance."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], normalise: Normalise, dtype: torch.dtype) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], normalise: Normalise, dtype: torch.dtype, means: bool) -> None:
         self.layers = layers
+        self.means = means
         self.normalise: Normalise = normalise
         self.dtype = dtype
         self.leader: dict[str, str] = {}  # layer -> the layer whose covariance it shares
@@ -160,10 +163,13 @@ class _Collector:
 
         return collect
 
+    def _empty(self, name: str, device: torch.device) -> Covariance:
+        features = _in_features(self.layers[name])
+        return Covariance.empty(features, name=name, dtype=self.dtype, device=device, means=self.means)
+
     def _add(self, name: str, x: Tensor) -> None:
         if name not in self.covariances:
-            features = _in_features(self.layers[name])
-            self.covariances[name] = Covariance.empty(features, name=name, dtype=self.dtype, device=x.device)
+            self.covariances[name] = self._empty(name, x.device)
         mask = self.mask
         assert mask is not None
         if x.ndim == 2 and x.shape[0] == mask.numel():  # some architectures flatten rows and time
@@ -182,12 +188,10 @@ class _Collector:
     def result(self, device: torch.device) -> dict[str, Covariance]:
         """One covariance per layer, empty for layers that were never reached."""
         found = {}
-        for name, layer in self.layers.items():
+        for name in self.layers:
             owner = self.leader.get(name, name)
             if owner not in self.covariances:
-                self.covariances[owner] = Covariance.empty(
-                    _in_features(layer), name=owner, dtype=self.dtype, device=device
-                )
+                self.covariances[owner] = self._empty(owner, device)
             found[name] = self.covariances[owner]
         return found
 
@@ -243,6 +247,8 @@ def _summed_over_processes(covariances: dict[str, Covariance]) -> dict[str, Cova
     for covariance in {id(item): item for item in covariances.values()}.values():
         counts = torch.tensor([covariance.n_tokens, covariance.n_samples], device=covariance.total.device)
         distributed.all_reduce(covariance.total)
+        if covariance.inputs is not None:
+            distributed.all_reduce(covariance.inputs)
         distributed.all_reduce(counts)
         covariance.n_tokens, covariance.n_samples = int(counts[0]), int(counts[1])
     return covariances

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from keeps.errors import TargetError, nearest
+from keeps.models.locate import is_transposed
 
 ALL_LINEAR = "all-linear"
 
@@ -28,6 +29,9 @@ def find_targets(model: Any, targets: Sequence[str] = (ALL_LINEAR,)) -> dict[str
     if any(hasattr(module, "base_layer") for module in model.modules()):  # whose parts are linear layers too
         raise TargetError("the model carries an adapter", mend="take it out with undo() or unwrap(), or merge it first")
     if not layers:
+        if any(is_transposed(module) for module in model.modules()):
+            what = "the model keeps its weights transposed, (in, out) as in GPT-2, which this method does not handle"
+            raise TargetError(what, mend="choose a model of plain linear layers, such as Llama or Qwen")
         raise TargetError("the model has no linear layer to change", mend="choose a transformer language model")
     if not targets:
         raise TargetError("no target layer is named", mend=f'name layers, or "{ALL_LINEAR}"')

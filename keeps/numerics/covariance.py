@@ -27,6 +27,7 @@ class Covariance:
         total: sum over samples of X_s^T X_s, shape (features, features), float32 or wider.
         n_tokens: tokens summed, padding not counted.
         n_samples: samples (rows of a batch with at least one token) summed.
+        inputs: sum of the inputs themselves, (features,), where :meth:`centred` is wanted; else None.
 
     >>> moment = Covariance.empty(2)
     >>> moment.add(torch.tensor([[[1.0, 2.0], [9.0, 9.0]]]), torch.tensor([[1, 0]]), normalise="none")
@@ -38,13 +39,21 @@ class Covariance:
     n_tokens: int = 0
     n_samples: int = 0
     name: str = field(default="", compare=False)
+    inputs: Tensor | None = field(default=None, compare=False)
 
     @classmethod
     def empty(
-        cls, features: int, *, name: str = "", dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        cls,
+        features: int,
+        *,
+        name: str = "",
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        means: bool = False,
     ) -> Covariance:
-        """A covariance of nothing yet."""
-        return cls(torch.zeros(features, features, dtype=dtype, device=device), name=name)
+        """A covariance of nothing yet; with ``means`` one that can be centred later."""
+        inputs = torch.zeros(features, dtype=dtype, device=device) if means else None
+        return cls(torch.zeros(features, features, dtype=dtype, device=device), name=name, inputs=inputs)
 
     @torch.no_grad()
     def add(self, inputs: Tensor, mask: Tensor | None = None, *, normalise: Normalise = "absmax") -> None:
@@ -85,6 +94,8 @@ class Covariance:
                 "a layer's input is not finite", where=self.name, mend="use precision float32, and check the model"
             )
         self.total.addmm_(rows.T, rows)
+        if self.inputs is not None:
+            self.inputs += rows.sum(0)
         self.n_tokens += int(keep.sum())
         self.n_samples += int(batch.shape[0])
 
@@ -110,7 +121,10 @@ class Covariance:
                 mend="merge statistics of one layer of one model",
             )
         total = self.total + other.total.to(self.total)
-        return Covariance(total, self.n_tokens + other.n_tokens, self.n_samples + other.n_samples, self.name)
+        inputs = None
+        if self.inputs is not None and other.inputs is not None:
+            inputs = self.inputs + other.inputs.to(self.inputs)
+        return Covariance(total, self.n_tokens + other.n_tokens, self.n_samples + other.n_samples, self.name, inputs)
 
     def matrix(self) -> Tensor:
         """C: the mean over samples, shape (features, features).
@@ -129,3 +143,21 @@ class Covariance:
                 "the covariance holds NaN or infinity", where=self.name, mend="collect it again in float32"
             )
         return self.total / self.n_samples
+
+    def centred(self) -> Tensor:
+        """The covariance proper: the mean over tokens of (x - m) (x - m)^T, m being their mean, (features, features).
+
+        >>> moment = Covariance.empty(1, means=True)
+        >>> moment.add(torch.tensor([[1.0], [3.0]]), normalise="none")
+        >>> moment.centred().tolist()
+        [[1.0]]
+
+        Raises:
+            StatisticsError: as :meth:`matrix`, or the inputs were not summed.
+        """
+        if self.inputs is None:
+            mend = "collect it with means"
+            raise StatisticsError("the inputs were not summed, so they have no mean", where=self.name, mend=mend)
+        self.matrix()  # refuses what has no tokens or is not finite
+        mean = self.inputs / self.n_tokens
+        return self.total / self.n_tokens - torch.outer(mean, mean)

@@ -162,7 +162,7 @@ def oriented_start(
     left, values, right = outer_part(oriented, rank, largest=mode == "ipm")
     scaled_root = (values / scaling).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
     b = left * scaled_root
-    if out_features <= in_features:
+    if out_features <= in_features or mode == "ipm":
         oriented_right = (left.T @ w) / values[:, None]  # V^^T = S^-1 U^T W: no inverse at all
     else:
         oriented_right = torch.cholesky_solve(right, torch.linalg.cholesky(orient)).T  # V^T C'^-1

@@ -8,6 +8,7 @@ Sources:
     Lopez-Paz and Ranzato, "Gradient episodic memory", NeurIPS 2017 (arXiv:1706.08840): the other forward transfer.
     Chaudhry et al., "Riemannian walk", ECCV 2018 (arXiv:1801.10112): forgetting and intransigence.
     Riemer et al., "Learning to learn without forgetting", ICLR 2019 (arXiv:1810.11910): learning accuracy.
+    Zheng et al., "Preventing zero-shot transfer degradation", ICCV 2023 (arXiv:2303.06628): the measures of MTIL.
 """
 
 from __future__ import annotations
@@ -188,6 +189,26 @@ def forward_transfer_gem(table: ScoreTable, untrained: Scores, k: int | None = N
     k = _time(table, k, least=2)
     start = _reference(table, untrained, "untrained")
     return _mean(table.after(j - 1, j) - start[j - 1] for j in range(2, k + 1))
+
+
+def mtil_metrics(table: ScoreTable) -> tuple[float, float, float]:
+    """Transfer, Average and Last of MTIL and X-TAIL, by which CoDyRA (arXiv:2412.01004) is measured.
+
+        Transfer = mean over j >= 2 of the mean over i < j of a_ij      zero-shot, before task j is learned
+        Average = mean over all i and j of a_ij                         Last = mean over j of a_Tj
+
+    A score of 0 is a score, where the official code of CoDyRA takes it for a missing one.
+
+    >>> mtil_metrics(ScoreTable.of([[0.5, 0.25], [0.25, 1.0]]))
+    (0.25, 0.5, 0.625)
+
+    Raises:
+        SettingsError: there is one task alone, so that nothing is transferred.
+        RecordError: a task was not scored before it was learned.
+    """
+    tasks = range(1, _time(table, None, least=2) + 1)
+    transfer = _mean(_mean(table.after(i, j) for i in range(1, j)) for j in tasks[1:])
+    return transfer, _mean(table.after(i, j) for i in tasks for j in tasks), average_accuracy(table)
 
 
 def continual_measures(

@@ -39,8 +39,8 @@ def parse_option(
     >>> parse_option("New York, not York? York!", ["York", "New York"], longest=False)
 
     Args:
-        letter_rule: a letter counts where it stands as a ``"word"``, before a ``"space"`` (the card), or
-            ``"anywhere"`` (the official code).
+        letter_rule: a letter counts where it stands as a ``"word"``, before a ``"space"`` (the official code), or
+            ``"anywhere"`` (its first version).
         longest: an option inside a longer one that is named does not count; the official code lets it count.
         final_first: look behind ``final_answer`` before all that was written, so that options that the model only
             considered do not count.
@@ -87,7 +87,7 @@ def _parts(text: str, final_first: bool) -> list[tuple[str, str]]:
     if start < 0:
         return whole
     tail = text[start + len(FINAL) :].strip()
-    final = [(" after final_answer", tail), (" in its first line", tail.split("\n")[0])]
+    final = [(" after final_answer", tail), (" in its first line", tail.split("\n")[0].strip())]
     return final + whole if final_first else whole + final
 
 

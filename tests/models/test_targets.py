@@ -83,6 +83,13 @@ def test_no_target_and_a_model_without_linear_layers_are_refused(bare_llama: Cal
         find_targets(nn.Embedding(3, 2))
 
 
+def test_a_model_of_transposed_weights_is_refused_with_the_reason() -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    with pytest.raises(TargetError, match="transposed"):
+        find_targets(nn.Sequential(Conv1D(6, 4)))
+
+
 def test_a_model_that_carries_an_adapter_is_refused(bare_llama: Callable[..., Any]) -> None:
     model = bare_llama()
     wrapped = wrap_lora(model, targets=("q_proj",), rank=2, alpha=2.0)

@@ -51,6 +51,17 @@ def test_two_halves_merge_to_the_whole():
     assert (merged.n_tokens, merged.n_samples) == (whole.n_tokens, whole.n_samples)
 
 
+def test_centred_it_is_the_covariance_of_the_tokens_that_count():
+    x = 3 + torch.randn(6, 5, 7, dtype=torch.float64)
+    mask = torch.arange(5)[None] < torch.tensor([5, 2, 4, 1, 3, 5])[:, None]
+    first, second = (Covariance.empty(7, dtype=torch.float64, means=True) for _ in range(2))
+    first.add(x[:2], mask[:2], normalise="none")
+    second.add(x[2:], mask[2:], normalise="none")
+    torch.testing.assert_close(first.merge(second).centred(), torch.cov(x[mask].T, correction=0))
+    with pytest.raises(StatisticsError, match="have no mean"):
+        first.merge(Covariance.empty(7)).centred()
+
+
 def test_two_dimensional_input_is_one_sample():
     x = torch.randn(9, 3)
     flat, batched = Covariance.empty(3), Covariance.empty(3)

@@ -47,11 +47,21 @@ def test_micro_averages_add_counts_and_not_shares() -> None:
 
 
 def test_bleu_is_the_geometric_mean_of_clipped_shares_with_a_penalty_for_short_replies() -> None:
-    # "the the cat" against "the cat sat down": unigrams 2/3 (one "the" is clipped), bigrams 1/2; r = 4, c = 3
+    # "one one cat" against "one cat sat down": unigrams 2/3 (one "one" is clipped), bigrams 1/2; r = 4, c = 3
     expected = math.exp(1 - 4 / 3) * math.sqrt(2 / 3 * 1 / 2)
-    assert sentence_bleu("the the cat", "the cat sat down", 2) == pytest.approx(expected)
-    assert sentence_bleu("a b c d", "a b c d") == pytest.approx(1.0)
-    assert sentence_bleu("a b c", "a b c") == 0.0  # no four words, so nothing of them is shared
+    assert sentence_bleu("one one cat", "one cat sat down", 2) == pytest.approx(expected)
+    assert sentence_bleu("b c d e", "b c d e") == pytest.approx(1.0)
+    assert sentence_bleu("b c d", "b c d") == 0.0  # no four words, so nothing of them is shared
+
+
+def test_bleu_reads_words_as_the_published_evaluation_does() -> None:
+    # figures of its normalisation and nltk's sentence_bleu: no case, no punctuation, no articles
+    said, wanted = "The phone of the Alpha-Lodge is 01223 315702.", "Its phone number is 01223 315702, at a lodge."
+    # 5 of 7 words and 2 of 6 pairs: "is 01223", "01223 315702"; r = 8, c = 7
+    assert sentence_bleu(said, wanted, 1) == pytest.approx(math.exp(1 - 8 / 7) * 5 / 7)
+    assert sentence_bleu(said, wanted, 2) == pytest.approx(math.exp(1 - 8 / 7) * math.sqrt(5 / 7 * 2 / 6))
+    assert sentence_bleu("It is £5_a night", "it is £5 night") == pytest.approx(1.0)
+    assert sentence_bleu("the", "a") == sentence_bleu("", "x", 1) == 0.0
 
 
 @given(st.text(), st.text(), st.integers(1, 4))

@@ -110,6 +110,21 @@ def test_scaling_the_covariance_leaves_the_product_unchanged():
     torch.testing.assert_close(one.b @ one.a, other.b @ other.a)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(600, 240), (240, 600)])
+def test_a_few_loud_directions_do_not_blur_the_largest_components(shape, rank):
+    generator = torch.Generator().manual_seed(8)
+    weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(3000, shape[1], generator=generator, dtype=torch.float64)
+    loud = torch.randn(4, shape[1], generator=generator, dtype=torch.float64) * torch.logspace(2, 0.5, 4)[:, None]
+    x[::20] += loud[torch.arange(150) % 4]
+    context = damped(x.T @ x / 3000)  # its condition is near the largest that damping allows
+    u, s, vt = torch.linalg.svd(weight @ context.matrix, full_matrices=False)
+    exact = u[:, :rank] @ torch.diag(s[:rank]) @ torch.linalg.solve(context.matrix, vt[:rank].T).T
+    start = oriented_start(weight, context, rank, 1.0, "ipm")
+    assert torch.linalg.norm(start.b @ start.a - exact) < 1e-5 * torch.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("shape", [(10, 6), (6, 10)])
 def test_dropping_components_is_best_in_the_covariance_norm(shape):
     torch.manual_seed(5)

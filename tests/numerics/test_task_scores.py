@@ -21,6 +21,7 @@ from keeps.numerics.task_scores import (
     forward_transfer_gem,
     intransigence,
     learning_accuracy,
+    mtil_metrics,
     task_forgetting,
 )
 
@@ -97,6 +98,18 @@ def test_everything_at_once_says_its_convention() -> None:
         "learning_accuracy",
         "intransigence",
     }
+
+
+def test_the_measures_of_mtil_by_hand_and_a_true_zero_counts() -> None:
+    transfer, average, last = mtil_metrics(ScoreTable.of(ROWS))
+    assert transfer == EXACT((0.20 + (0.10 + 0.25) / 2 + (0.30 + 0.10 + 0.20) / 3) / 3)
+    assert average == EXACT(sum(map(sum, ROWS)) / 16)
+    assert last == EXACT((0.50 + 0.85 + 0.65 + 0.70) / 4)
+    assert mtil_metrics(ScoreTable.of([[1.0, 0.0, 0.0], [1.0, 1.0, 0.5], [1.0] * 3]))[0] == EXACT((0 + 0.25) / 2)
+    with pytest.raises(RecordError, match="was not scored after"):
+        mtil_metrics(ScoreTable.of([row[: k + 1] for k, row in enumerate(ROWS)]))
+    with pytest.raises(SettingsError, match="k is 1"):
+        mtil_metrics(ScoreTable.of([[0.5]]))
 
 
 @pytest.mark.parametrize(

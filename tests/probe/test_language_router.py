@@ -50,6 +50,7 @@ class Echo:
         ("(B)", {}, Told(1, "letter")),
         ("B", {"letter_rule": "space"}, None),
         ("B is right", {"letter_rule": "space"}, Told(1, "letter")),
+        ("final_answer A } B \n or C", {"letter_rule": "space"}, Told(0, "letter in its first line")),
         ("OSLO", {"letter_rule": "anywhere"}, Told(1, "text")),
         ("LIBRE", {"letter_rule": "anywhere"}, Told(1, "letter")),
         ("it is oslo, I think", {}, Told(1, "text")),
