@@ -111,10 +111,8 @@ def served(
             opened.open_cards(inputs.cards, model, workspace=workspace, device=device, progress=progress)
             if opened.cards is not None:
                 stack.enter_context(opened.cards.open())  # adapters stay on their base while it is served
-            model, called = (
-                info.implementation(own)(model, opened.of(info), run=run),
-                "+".join(filter(None, (label, called))),
-            )
+            model = info.implementation(own)(model, opened.of(info), run=run)
+            called = "+".join(filter(None, (label, called)))
         hosts = {host, *LOCAL} if is_loopback(host) and not key else ()  # a proxy before it may call it otherwise
         options: dict[str, Any] = {"created": int(time.time()), "key": key, "hosts": tuple(hosts)}
         yield served_kind(backend_of(model), name or called, chosen, **options)
