@@ -166,12 +166,25 @@ class EntityBase:
     def matching(self, domain: str, belief: Mapping[str, str]) -> list[Entity]:
         """Entities whose table meets every constraint; what does not matter to the user is left out.
 
-        A belief without any constraint says nothing and is met by none.
+        So are slots that no entity of the domain has, neither in the table nor moved to a document: how many people a
+        table is booked for rules nothing out. A belief without any constraint says nothing and is met by none.
         """
-        wanted = {slot: value for slot, value in belief.items() if folded(value) not in ANY}
+        known = self.slots(domain)
+        wanted = {slot: value for slot, value in belief.items() if slot in known and folded(value) not in ANY}
         if not wanted:
             return []
         return [e for e in self.of(domain) if all(e.has(slot, value) for slot, value in wanted.items())]
+
+    def slots(self, domain: str = "") -> frozenset[str]:
+        """Slots that some entity has, wherever its value lies; the name is one."""
+        if domain not in self._slots:
+            own = (entity.facts() for entity in self.of(domain))
+            self._slots[domain] = frozenset([NAME, *(slot for facts in own for slot, _ in facts)])
+        return self._slots[domain]
+
+    @cached_property
+    def _slots(self) -> dict[str, frozenset[str]]:
+        return {}
 
     def ontology(self, domain: str = "") -> dict[str, set[str]]:
         """Every value of every slot, names too, wherever it lies."""

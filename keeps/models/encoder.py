@@ -18,7 +18,7 @@ TOKENS_PER_BATCH = 2048  # padded tokens a forward pass
 
 
 class SentenceEncoder:
-    """Mean of the last hidden states over the tokens, scaled to length 1.
+    """Mean of the last hidden states over the tokens (or the first of them), scaled to length 1.
 
     The default is all-MiniLM-L6-v2 (Wang et al. 2020, arXiv:2002.10957, tuned on sentence pairs as in
     Reimers and Gurevych 2019, arXiv:1908.10084): 384 numbers a sentence.
@@ -32,6 +32,7 @@ class SentenceEncoder:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.first = False  # whether the first state is taken and not the mean, as some encoders were tuned
 
     @classmethod
     def load(cls, spec: str | Path | None = None, *, device: str = "cpu") -> SentenceEncoder:
@@ -76,6 +77,7 @@ class SentenceEncoder:
                 pad=self.tokenizer.pad_token_id or 0,
                 budget=TOKENS_PER_BATCH,
                 device=device,
+                first=self.first,
             )
         return torch.nn.functional.normalize(means, dim=1)
 

@@ -25,6 +25,7 @@ from keeps.errors import EmptySetError, ModelLoadError, RecordError, SettingsErr
 from keeps.models.batching import length_batches, pad_right
 from keeps.models.encoder import load_pretrained
 from keeps.models.quiet import quiet
+from keeps.numerics.pair_memory import packed
 from keeps.weights.files import load_tensors, save_tensors
 from keeps.weights.fingerprints import fingerprint_tensors
 
@@ -165,6 +166,7 @@ class PairReader:
 
     def again(self, states: Tensor, mask: Tensor) -> Tensor:
         """The query of the next round, ``(batch, width)``: ``H`` through the encoder's layers, its first state."""
+        states, mask = packed(states, mask)  # T5 counts the places between tokens, and padding is none
         return self.model.encoder(inputs_embeds=states, attention_mask=mask).last_hidden_state[:, 0]
 
     def loss(self, states: Tensor, mask: Tensor, targets: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""One vector for a sequence: the mean of its last hidden states."""
+"""One vector for a sequence: the mean of its last hidden states, or the first of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ def mean_states(
     pad: int,
     budget: int,
     device: torch.device,
+    first: bool = False,
 ) -> Tensor:
     """Means over each row's tokens, padding left out, ``(len(rows), width)`` float32 on the CPU.
+
+    With ``first`` it is the state of each row's first token instead.
 
     ``backbone`` takes ids and mask ``(batch, time)`` and gives hidden states ``(batch, time, width)``;
     ``pad`` is the id that fills short rows.
@@ -28,6 +31,6 @@ def mean_states(
         means = torch.zeros(len(rows), width)
     for batch in length_batches([len(row) for row in rows], budget=budget):
         ids, mask = pad_right([rows[index] for index in batch], pad, device)
-        weights = mask[:, :, None].float()
-        means[batch] = ((backbone(ids, mask).float() * weights).sum(1) / weights.sum(1)).cpu()
+        states, weights = backbone(ids, mask).float(), mask[:, :, None].float()
+        means[batch] = (states[:, 0] if first else (states * weights).sum(1) / weights.sum(1)).cpu()
     return means

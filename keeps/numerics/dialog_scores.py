@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,6 +23,8 @@ FUZZY_VALUE, FUZZY_NAME = 90.0, 80.0  # likeness in per cent from which a span c
 CHUNK_SHARE = 0.7  # of a name's words that a chunk must hold more than
 IGNORED = frozenset({"yes", "no", "true", "false"})  # words that say nothing of which slot they belong to
 _WORDS = re.compile(r"\w+")
+_NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _CHUNK = re.compile(r"\b[A-Z]\w*(?:\s+(?:(?:and|of|the|at)\s+)?[A-Z]\w*)*")
 
 
@@ -142,11 +145,12 @@ def sentence_bleu(said: str, wanted: str, order: int = 4) -> float:
     """BLEU of one sentence in [0, 1] with n-grams up to ``order``; 0 where one length of them shares none.
 
     BP · exp(1/N Σ ln p_n), p_n the clipped share of n-grams, BP = exp(1 − r/c) where the reply is the shorter one.
+    Words are those of the published evaluation: lower case, no ASCII punctuation, no articles.
 
-    >>> round(sentence_bleu("the phone is 1234", "the phone is 5678", 1), 3)
-    0.75
+    >>> round(sentence_bleu("The phone is 1234.", "a phone is 5678", 1), 3)
+    0.667
     """
-    one, other = plain(said).split(), plain(wanted).split()
+    one, other = _bleu_words(said), _bleu_words(wanted)
     total = 0.0
     for n in range(1, order + 1):
         grams, gold = _grams(one, n), _grams(other, n)
@@ -155,6 +159,10 @@ def sentence_bleu(said: str, wanted: str, order: int = 4) -> float:
             return 0.0
         total += math.log(shared / grams.total())
     return min(1.0, math.exp(1 - len(other) / len(one))) * math.exp(total / order)
+
+
+def _bleu_words(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

@@ -82,3 +82,24 @@ def joined(
         values = values * weights[:, :, None, None]
     flat, flat_mask = values.flatten(1, 2), value_mask.flatten(1, 2)
     return torch.cat([states, flat], dim=1), torch.cat([mask, flat_mask.to(mask.dtype)], dim=1)
+
+
+def packed(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``states`` with their padding moved to the end and cut to the longest row, tokens in the same order.
+
+    What reads distances between positions would otherwise see the gaps that padding leaves between texts, which depend
+    on what else is in the batch.
+
+    Args:
+        states: ``(batch, length, width)``.
+        mask: ``(batch, length)`` int64, 1 for tokens and 0 for padding.
+
+    Returns:
+        ``(batch, tokens of the longest row, width)`` and its mask.
+
+    >>> rows, kept = packed(torch.tensor([[[1.0], [0.0], [2.0]]]), torch.tensor([[1, 0, 1]]))
+    >>> rows.tolist(), kept.tolist()
+    ([[[1.0], [2.0]]], [[1, 1]])
+    """
+    order = mask.argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(1).max())]
+    return states.gather(1, order[..., None].expand(-1, -1, states.shape[2])), mask.gather(1, order)

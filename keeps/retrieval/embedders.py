@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from keeps.weights.fingerprints import fingerprint_tensors
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _POOLING = "1_Pooling/config.json"
+_MODULES = ("Transformer", "Pooling", "Normalize")
 _PASSAGE_PROMPTS = ("passage", "document", "corpus")
 
 
@@ -70,13 +71,17 @@ class SentenceEmbedder:
         Raises:
             MissingDependencyError: the embedded encoder is not installed.
             ModelLoadError: the name gives no model.
-            SettingsError: its vectors are not the mean over tokens.
+            SettingsError: its vectors are neither the mean over tokens nor the first state, or are changed afterwards.
         """
         found = SentenceEncoder.load(None if self.name == DEFAULT_ENCODER else self.name, device=self.device)
-        pooling = _config(found, _POOLING)
-        if pooling and not pooling.get("pooling_mode_mean_tokens", True):
-            what = "the encoder does not take the mean over tokens, the only pooling that is known here"
-            raise SettingsError(what, where=self.name, mend="choose an encoder with mean pooling")
+        ways = _ways(_config(found, _POOLING))
+        modules = [str(module.get("type")).rsplit(".", 1)[-1] for module in _listed(found, "modules.json")]
+        further = [name for name in modules if name not in _MODULES]
+        if ways not in ({"mean"}, {"cls"}) or further:
+            what = f"the encoder takes {' and '.join(sorted({*ways, *further}))}, which is not known here"
+            mend = "choose an encoder with mean pooling, or with the first state (cls), and nothing behind it"
+            raise SettingsError(what, where=self.name, mend=mend)
+        found.first = ways == {"cls"}
         return found
 
     @property
@@ -138,8 +143,29 @@ def make_embedder(encoder: Embedder | str | Path | None) -> Embedder | None:
     return SentenceEmbedder(encoder) if isinstance(encoder, (str, Path)) else encoder
 
 
+def _ways(pooling: Mapping[str, Any]) -> set[str]:
+    """How an encoder pools by its settings file, in either form that sentence-transformers writes."""
+    said = pooling.get("pooling_mode")
+    if said:
+        return {said} if isinstance(said, str) else set(map(str, said))
+    named = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    ways = {named.get(key, key) for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True}
+    return ways or {"mean"}
+
+
 def _config(encoder: SentenceEncoder, name: str) -> dict[str, Any]:
     """A settings file of sentence-transformers beside the weights; empty if there is none."""
+    read = _read(encoder, name)
+    return read if isinstance(read, dict) else {}
+
+
+def _listed(encoder: SentenceEncoder, name: str) -> list[dict[str, Any]]:
+    """As :func:`_config`, of a file that holds a list."""
+    read = _read(encoder, name)
+    return [item for item in read if isinstance(item, dict)] if isinstance(read, list) else []
+
+
+def _read(encoder: SentenceEncoder, name: str) -> Any:
     spec = str(encoder.model.config._name_or_path)
     path: Path | None = Path(spec) / name
     if not Path(spec).is_dir():
@@ -149,10 +175,9 @@ def _config(encoder: SentenceEncoder, name: str) -> dict[str, Any]:
         found = cached_file(spec, name, **options)
         path = Path(found) if found else None
     if path is None or not path.is_file():
-        return {}
+        return None
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         what = f"a settings file of the encoder is damaged ({error})"
         raise ModelLoadError(what, where=str(path), mend="fetch the encoder again") from None
-    return read if isinstance(read, dict) else {}

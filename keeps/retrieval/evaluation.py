@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from keeps.errors import EmptySetError, UnknownNameError
 from keeps.numerics.bootstrap import bootstrap_interval
@@ -57,17 +58,17 @@ def reciprocal_rank(ranked: Sequence[str], gains: Gains, k: int) -> float:
     return next((1 / rank for rank, name in enumerate(ranked[:k], 1) if gains.get(name, 0) > 0), 0.0)
 
 
-def ndcg(ranked: Sequence[str], gains: Gains, k: int) -> float:
+def ndcg(ranked: Sequence[str], gains: Gains, k: int, *, exponential: bool = False) -> float:
     """Discounted gain ``sum gain / log2(rank + 1)`` over that of the best order (linear gain, as trec_eval).
 
-    Järvelin and Kekäläinen 2002.
+    Järvelin and Kekäläinen 2002. ``exponential`` takes ``2 ** gain - 1`` for the gain (Burges et al. 2005).
 
     >>> round(ndcg(["x", "a"], {"a": 1}, 10), 4)
     0.6309
     """
-    best = sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:k]
-    found = (max(gains.get(name, 0.0), 0.0) for name in ranked[:k])
-    return _discounted(found) / _discounted(best)
+    worth = {name: 2.0**gain - 1 if exponential else gain for name, gain in gains.items() if gain > 0}
+    best = sorted(worth.values(), reverse=True)[:k]
+    return _discounted(worth.get(name, 0.0) for name in ranked[:k]) / _discounted(best)
 
 
 def hit(ranked: Sequence[str], gains: Gains, k: int) -> float:
@@ -90,6 +91,7 @@ MEASURES: Mapping[str, Callable[[Sequence[str], Gains, int], float]] = {
     "recall": recall,
     "mrr": reciprocal_rank,
     "ndcg": ndcg,
+    "ndcg_exponential": partial(ndcg, exponential=True),
     "hit": hit,
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from keeps.data.entities import ANY, NAME, Entity, EntityBase, EntityDocument, folded
-from keeps.data.entity_dialogs import Reply
+from keeps.data.entity_dialogs import NO, YES, Reply
 from keeps.numerics.dialog_scores import mention_score, plain
 
 
@@ -30,8 +30,9 @@ def oracle(reply: Reply, full: EntityBase) -> list[Entity]:
 
 
 def document_matches(domain: str, belief: Mapping[str, str], base: EntityBase) -> list[Entity]:
-    """Entities in whose documents a wanted value stands, as whole words."""
-    wanted = [plain(value) for value in belief.values() if folded(value) not in ANY and plain(value)]
+    """Entities in whose documents a wanted value stands, as whole words; of slots that are yes or no, the slot."""
+    given = [(slot, plain(value)) for slot, value in belief.items() if folded(value) not in ANY]
+    wanted = [plain(slot) if value in (YES, NO) else value for slot, value in given if value]
     return [entity for entity in base.of(domain) if _says(entity, wanted)]
 
 
@@ -51,13 +52,14 @@ def universe(reply: Reply, base: EntityBase, right: Sequence[Entity], *, least: 
 
     Args:
         right: the oracle entities, by id; they are taken as ``base`` holds them.
-        least: fewest candidates, which are also at least twice the right ones where there are so many.
+        least: fewest candidates, which are also at least twice the right ones where there are so many. Those at random
+            are of every domain, as all of them are scored when a conversation is answered.
     """
     names = [entity.id for entity in right]
     found = dict.fromkeys(name for name in names if name in base.by_id)
     found |= dict.fromkeys(entity.id for entity in base.matching(reply.domain, reply.belief))
     found |= dict.fromkeys(entity.id for entity in document_matches(reply.domain, reply.belief, base))
-    others = [entity.id for entity in base.of(reply.domain) if entity.id not in found]
+    others = [entity.id for entity in base if entity.id not in found]
     room = max(least, 2 * len(names)) - len(found)
     if room > 0:
         chance = random.Random(f"universe:{seed}:{reply.id}")

@@ -148,6 +148,8 @@ def read(
         if not places.shape[1]:
             break
         values, value_mask = memory.values(places)
+        if unseen is not None:  # where k is more than what may be seen, hidden pairs fill the places up
+            value_mask = value_mask * ~unseen.gather(1, places)[..., None]
         found.states, found.mask = joined(found.states, found.mask, values, value_mask, weights if weigh else None)
         found.places.append(places)
         found.weights.append(weights)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from keeps.errors import ModelLoadError
+from keeps.errors import ModelLoadError, SettingsError
 from keeps.models import embedded
 from keeps.retrieval import Corpus, CrossEncoder, HybridRetriever, SentenceEmbedder
 from keeps.retrieval.evaluation import evaluate
@@ -35,6 +40,60 @@ def test_of_a_long_text_the_beginning_is_encoded_and_counted(embedder: SentenceE
     assert len(embedder.encoder.tokenizer(cut).input_ids) <= 256
     assert np.abs(vector - embedder.passages([cut])[0]).max() < 1e-6
     assert embedder.passages(["x" * 5000, "東京" * 2000]).shape == (2, 384)
+
+
+def sentence_encoder(folder: Path, pooling: object, *further: str) -> Path:
+    """A small encoder of random weights in a folder as sentence-transformers writes it."""
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "oslo", "is", "a", "city"]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    size: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **size)).save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    types = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", *further)]
+    (folder / "modules.json").write_text(json.dumps(types), encoding="utf-8")
+    return folder
+
+
+CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "first"),
+    [(CLS, True), ({"pooling_mode": "cls"}, True), (MEAN, False), ({"pooling_mode": "mean"}, False)],
+)
+def test_texts_are_pooled_as_the_encoder_was_tuned(tmp_path: Path, pooling: object, first: bool) -> None:
+    embedder = SentenceEmbedder(sentence_encoder(tmp_path / "made", pooling, "Normalize"))
+    texts = ["oslo is a city", "a city"]
+    vectors = embedder.passages(texts)
+    for text, vector in zip(texts, vectors, strict=True):
+        with torch.no_grad():
+            states = embedder.encoder.model(**embedder.encoder.tokenizer(text, return_tensors="pt")).last_hidden_state
+        wanted = states[0, 0] if first else states[0].mean(0)
+        assert np.abs(vector - (wanted / wanted.norm()).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("pooling", "further"),
+    [({"pooling_mode": "lasttoken"}, ()), ({**CLS, **MEAN, "pooling_mode_cls_token": True}, ()), (MEAN, ("Dense",))],
+)
+def test_vectors_that_are_made_in_other_ways_are_refused(
+    tmp_path: Path, pooling: object, further: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError, match=r"which is not known here"):
+        SentenceEmbedder(sentence_encoder(tmp_path / "made", pooling, *further)).passages(["oslo"])
 
 
 @pytest.mark.slow

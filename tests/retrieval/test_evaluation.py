@@ -64,6 +64,12 @@ def test_measures_are_those_of_ir_measures() -> None:
             assert value == pytest.approx(found.get(query, 0.0), abs=1e-9)
 
 
+def test_the_exponential_gain_is_two_to_the_grade_less_one() -> None:
+    found = evaluate({"q": ["c", "a", "x", "b"]}, {"q": {"a": 3, "b": 1, "c": 2, "d": 0}}, ["ndcg_exponential@4"])[0]
+    wanted = (3 + 7 / math.log2(3) + 1 / math.log2(5)) / (7 + 3 / math.log2(3) + 1 / 2)
+    assert found.mean == pytest.approx(wanted, abs=1e-12)
+
+
 def test_a_document_that_is_ranked_twice_counts_once() -> None:
     measured = evaluate({"q": ["a", "a", "b"]}, {"q": {"a": 1, "b": 1}}, ["recall@2", "ndcg@2"])
     assert [found.mean for found in measured] == [1.0, 1.0]

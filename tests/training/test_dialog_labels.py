@@ -53,6 +53,26 @@ def test_candidates_are_right_ones_matches_and_random_ones_up_to_the_least_numbe
     assert {"a", "b"} <= set(names(candidates))
 
 
+def test_slots_that_no_entity_has_rule_nothing_out() -> None:
+    assert names(oracle(reply(area="north", people="2", day="monday"), FULL)) == ["a", "b"]
+    assert oracle(reply(people="2"), FULL) == [], "nothing is asked of the table"
+    assert oracle(reply(area="north", stars="two"), unstructured(FULL, TOLD)) == [], "moved values are not in the table"
+
+
+def test_random_candidates_are_of_every_domain() -> None:
+    base = EntityBase((*FULL, *(Entity("r", name) for name in "uvwxyz")))
+    found = universe(reply(area="north"), base, oracle(reply(area="north"), base), least=len(base), seed=0)
+    assert {entity.id for entity in found} == {entity.id for entity in base}
+
+
+def test_yes_and_no_match_documents_about_their_slot() -> None:
+    told = {
+        "h/a": [EntityDocument("Is there internet?", "No, there is none.")],
+        "h/b": [EntityDocument("Can I park?", "Yes, there is room for cars.")],
+    }
+    assert names(document_matches("h", {"internet": "yes"}, FULL.with_documents(told))) == ["a"]
+
+
 def test_the_entity_that_is_mentioned_most_is_the_one_that_was_answered_from() -> None:
     right = [Entity("h", "alpha lodge"), Entity("h", "beta inn")]
     told = Reply("1", (("user", "not alpha lodge"),), "beta inn, the beta inn", "h", {"area": "north"})

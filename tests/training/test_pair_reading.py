@@ -93,6 +93,30 @@ def test_hidden_pairs_are_never_read_and_k_beyond_the_memory_reads_all(reader: P
     assert [len(places[0]) for places in everything.places] == [4]
 
 
+@pytest.mark.parametrize("weigh", [True, False])
+def test_hidden_pairs_are_not_read_where_k_is_more_than_what_may_be_seen(reader: PairReader, weigh: bool) -> None:
+    memory = whole(reader)
+    seen = GlobalMemory(reader, PAIRS[1:], memory.keys[1:])
+    with torch.no_grad():
+        hidden = read(reader, ["Ada"], memory, k=4, weigh=weigh, hidden=[["ada"]])
+        without = read(reader, ["Ada"], seen, k=4, weigh=weigh)
+        losses = [float(reader.loss(found.states, found.mask, ["London"])) for found in (hidden, without)]
+        nothing = read(reader, ["Ada"], memory, k=4, weigh=weigh, hidden=[[pair.id for pair in PAIRS]])
+    assert int(hidden.mask.sum()) == int(without.mask.sum())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert int(nothing.mask.sum()) == int(reader.states(["Ada"])[1].sum())
+
+
+def test_what_a_text_reads_does_not_depend_on_the_texts_beside_it(reader: PairReader) -> None:
+    memory = whole(reader)
+    with torch.no_grad():
+        beside = read(reader, ["Ada", " ".join(TEXTS * 3)], memory, k=1, rounds=3)
+        alone = read(reader, ["Ada"], memory, k=1, rounds=3)
+    for number in range(3):
+        assert torch.allclose(beside.scores[number][0], alone.scores[number][0], atol=1e-4)
+        assert beside.places[number][0].tolist() == alone.places[number][0].tolist()
+
+
 def test_supervision_is_by_known_pairs_else_by_the_answer_else_none(reader: PairReader) -> None:
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
     found = Read(torch.zeros(1, 1, 16), torch.ones(1, 1), [scores])
