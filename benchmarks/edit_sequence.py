@@ -46,9 +46,9 @@ from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors,
 
 # name -> method and its own settings; the published null space of alphaedit holds a third of what the default reads
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "alphaedit": ("alphaedit", {}),
     "alphaedit, 5 % of the energy": ("alphaedit", {"energy": 0.05}),
-    **{name: (name, {}) for name in ("memit", "rome", "grace")},
+    "alphaedit, search as published": ("alphaedit", {"learning_rate": 0.1, "clamp": 0.75, "weight_decay": 0.5}),
+    **{name: (name, {}) for name in ("alphaedit", "memit", "rome", "grace")},
 }
 BUILT_IN = "world#4000"
 SAMPLE, NEWEST, PASSAGES, OPENING, WORDS = 100, 20, 20, 8, 70

@@ -72,20 +72,20 @@ def language_model(tokens: Any, name: str, *, seed: int) -> LanguageModel:
         return LanguageModel(LlamaForCausalLM(LlamaConfig(**options)).eval(), tokens, name=name)
 
 
-def pretrained(model: LanguageModel, texts: Sequence[str], steps: int, progress: Progress) -> LanguageModel:
-    """The model after ``steps`` minibatches of ``texts``."""
+def pretrained(model: LanguageModel, texts: Sequence[str], steps: int, progress: Progress, seed: int) -> LanguageModel:
+    """The model after ``steps`` minibatches of ``texts``, which ``seed`` draws."""
     pieces = []
     for text in texts:
         ids = [*model.encoder.text(text), model.tokenizer.eos_token_id]
         pieces += [ids[at : at + WINDOW] for at in range(0, len(ids) - 1, WINDOW - 1)]
     pieces = [piece for piece in pieces if len(piece) > 1]
-    train_windows(model.model, _batches(pieces, steps), PRETRAINING, steps, name=model.name, progress=progress)
+    train_windows(model.model, _batches(pieces, steps, seed), PRETRAINING, steps, name=model.name, progress=progress)
     model.model.eval()
     return model
 
 
-def _batches(pieces: Sequence[Sequence[int]], steps: int) -> Iterator[Tensor]:
-    draw = random.Random(0)
+def _batches(pieces: Sequence[Sequence[int]], steps: int, seed: int) -> Iterator[Tensor]:
+    draw = random.Random(seed)
     for _ in range(steps):
         chosen = [draw.choice(pieces) for _ in range(ROWS)]
         batch = torch.full((ROWS, max(map(len, chosen))), PADDING)

@@ -4,7 +4,8 @@ The large model is the default one. The small base is a Llama of two layers with
 running text; its experts go on with one task each, mixed with the same text. One task is strict (a form whose field
 follows from the verb), the other loose (a reply whose desk is drawn). What is measured is the loss on answers to new
 prompts, on text that no expert was trained on, and which expert is active. Identities and the comparison with the
-published grid are checked on drawn logits. Thresholds are the card's, fixed before the first run.
+published grid are checked on drawn logits, once. A seed decides the tasks' examples, the start of the small models and
+the order of what they learn from. Thresholds are the card's, fixed before the first run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from keeps.claims.base import Check, Claim, ClaimRun
+from keeps.claims.over_seeds import over_seeds
 from keeps.contracts import Progress
 from keeps.data.select import load_records
 from keeps.decoding.combine import Combine, ShiftCombine
@@ -31,6 +33,7 @@ from keeps.training.scratch import PADDING, train_windows
 from keeps.training.settings import TrainingSettings
 
 Pairs = list[tuple[str, str]]
+SEEDS = (0, 1, 2)
 SMALL: Mapping[str, Any] = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
 HEADS: Mapping[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
 ROWS, WIDTH = 12, 40  # of a minibatch, in texts and tokens
@@ -51,16 +54,17 @@ PLACES = ("Oslo", "Lima", "Cairo", "Delhi", "Quito", "Dublin", "Kyoto", "Prague"
 DESKS = ("red", "blue", "green", "white")
 
 
-def experiment(run: ClaimRun) -> Iterator[Check]:
+def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Exactness, then training, then what is measured."""
-    yield from exact_checks()
+    if seed == SEEDS[0]:
+        yield from exact_checks()
     large = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
-    draw = random.Random(0)
+    draw = random.Random(seed)
     taught, asked = {}, {}
     for name, pair in TASKS.items():
         pairs = list(dict.fromkeys(pair(draw) for _ in range(600)))
         asked[name], taught[name] = pairs[:ASKED], pairs[ASKED:]
-    small, experts = trained(large, taught, run.progress)
+    small, experts = trained(large, taught, run.progress, seed)
     texts = [" ".join(passage.text.split()[:TEXT_TOKENS]) for passage in load_records("text").part("test").passages()]
     texts = texts[:TEXTS]
     ways: Mapping[str, Combine] = {"dynamic": FusionCombine(), "static, alpha 1": ShiftCombine((1.0,))}
@@ -125,13 +129,13 @@ TASKS: Mapping[str, Callable[[random.Random], tuple[str, str]]] = {"strict": str
 
 
 def trained(
-    large: LanguageModel, taught: Mapping[str, Pairs], progress: Progress
+    large: LanguageModel, taught: Mapping[str, Pairs], progress: Progress, seed: int
 ) -> tuple[LanguageModel, dict[str, LanguageModel]]:
     """The small base and an expert a task, all with the large model's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         special: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
         config = LlamaConfig(vocab_size=49152, **SMALL, **HEADS, **special, tie_word_embeddings=True)
         base = LlamaForCausalLM(config)
@@ -139,12 +143,14 @@ def trained(
     for passage in load_records("text").part("train").passages():
         ids = large.encoder.text(passage.text)
         pieces += [ids[at : at + WIDTH] for at in range(0, len(ids) - WIDTH, WIDTH)]
-    train_windows(base, batches(pieces, [], BASE_STEPS, 0), BASE, BASE_STEPS, name="small base", progress=progress)
+    train_windows(
+        base, batches(pieces, [], BASE_STEPS, 10 * seed), BASE, BASE_STEPS, name="small base", progress=progress
+    )
     experts = {}
     for name, pairs in taught.items():
         expert = copy.deepcopy(base)
         rows = [[*prompt, *answer] for prompt, answer in (large.encode_pair(*pair) for pair in pairs)]
-        given = batches(pieces, rows, EXPERT_STEPS, 1)
+        given = batches(pieces, rows, EXPERT_STEPS, 10 * seed + 1)
         train_windows(expert, given, EXPERT, EXPERT_STEPS, name=f"expert: {name}", progress=progress)
         experts[name] = LanguageModel(expert.eval(), large.tokenizer, name=name)
     return LanguageModel(base.eval(), large.tokenizer, name="small"), experts
@@ -210,7 +216,7 @@ CLAIM = Claim(
     "themselves moved, and the exact solution costs less than the published grid.",
     published="LLaMA-2 7B to 13B: 96.4 % of the gap to the fine-tuned 13B on single tasks, 86.3 % on several",
     paper="arXiv:2406.15480",
-    seeds=(0,),
-    minutes=8,
-    experiment=experiment,
+    seeds=SEEDS,
+    minutes=40,
+    experiment=over_seeds(experiment, SEEDS),
 )
