@@ -259,8 +259,8 @@ class LanguageModel(TokenScoring, EncodedScoring, Sampling):
             check_context(number, texts[number], len(row), self.context_length, self.name)
         width, states = int(text_config(self.model).hidden_size), partial(hidden_states, self.model)
         with self._reading() as engine:
-            limits = {"pad": engine.pad_token_id, "budget": engine.budget}
-            return mean_states(states, rows, width=width, device=engine.device, **limits)
+            pad, budget = engine.pad_token_id, engine.budget
+            return mean_states(states, rows, width=width, device=engine.device, pad=pad, budget=budget)
 
     def continue_tokens(
         self,

@@ -120,9 +120,9 @@ def test_a_method_that_keeps_the_wrong_triples_fails_the_sweep(tuned: Any, monke
 
 def test_the_pack_of_the_claim_is_checked_bit_for_bit_and_byte_for_byte(tuned: Any, tmp_path: Path) -> None:
     model, (items, _) = tuned
-    change = graftllm.pack(model, items[0], tmp_path / "pack", ClaimRun(), bands=("8:8", "8:4", "8:2"))
+    change = graftllm.pack(model, items[0], tmp_path / "pack", ClaimRun(), 0, bands=("8:8", "8:4", "8:2"))
     assert all(check.holds for check in graftllm.exactness_checks(model, change))
-    other = graftllm.pack(model, items[0], tmp_path / "other", ClaimRun(), bands=("1:2",))
+    other = graftllm.pack(model, items[0], tmp_path / "other", ClaimRun(), 0, bands=("1:2",))
     run = ClaimRun()
     ways = {"pack": other, "plain SVD, 16 bits": change}
     checks = list(graftllm.size_checks(model, items[0], taught("calling_code"), ways, run))
