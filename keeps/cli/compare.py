@@ -91,9 +91,8 @@ def command(
         if questions is None or not (card or any(read.values())):
             mend = "give --questions FILE, and --docs FOLDER or --graph FILE"
             raise SettingsError("name what is asked and where the answers stand", where="keeps compare", mend=mend)
-        cards = [card] if isinstance(card, str) else card
         limits = {"limit": limit, "retriever": retriever, "seed": seed, "model": model, "device": device}
-        limits |= {"questions": questions, "cards": cards, **read}
+        limits |= {"questions": questions, "cards": card, **read}
         with terminal(json=json, quiet=quiet) as term:
             _compare_grounding(term, ground, settings=common, workspace=workspace, out=out, **limits)
         return

@@ -100,7 +100,7 @@ def command(
             words,
             docs,
             graph=graph,
-            cards=[card] if isinstance(card, str) else card,
+            cards=card,
             tables=tables,
             memory=memory,
             method=named,

@@ -97,7 +97,7 @@ def command(
             model,
             docs,
             graph=graph,
-            cards=[card] if isinstance(card, str) else card,
+            cards=card,
             tables=tables,
             memory=memory,
             method=method,

@@ -112,25 +112,25 @@ def ground(
         EmptySetError: there is no question, or no document.
         KeepsError: anything else that the user can mend, before a model is loaded where possible.
     """
-    inputs = Inputs(docs, graph, cards or None, tables, memory, retriever)
+    inputs = Inputs(docs, graph, cards, tables, memory, retriever)
     named = reader_of(inputs.given) if method is None else method
     variants = parse_variants([named] if isinstance(named, str) else list(named), settings)
     infos = [info for _, info, _ in variants]
-    inputs.check(infos, workspace)
+    cards_named = inputs.check(infos, workspace)
     check_variants(variants, model, inputs.given)
     asked = asked_of(questions, from_file=from_file, limit=limit)
     if out is not None:
         check_new(out)
         check_writable(Path(out).parent)
     progress = progress or SilentProgress()
-    circumstances: dict[str, Any] = {"workspace": workspace, "device": device, "progress": progress}
     with ExitStack() as stack:
         opened = inputs.open(infos, device=device, progress=progress)
         if isinstance(model, str) and not any(getattr(chosen, "needs_model", True) for _, _, chosen in variants):
             model = None  # such as a memory whose trained reader answers
         if isinstance(model, str):
+            circumstances: dict[str, Any] = {"workspace": workspace, "device": device, "progress": progress}
             model = stack.enter_context(answering_model(model, infos, **circumstances))
-        opened.open_cards(inputs.cards, model, **circumstances)
+        opened.open_cards(cards_named, model, device=device, progress=progress)
         run = Run(Path(), seed=seed, device=str(getattr(model, "device", "cpu")), progress=progress)
         about: dict[str, Any] = {"seed": seed, "workspace": workspace}
         book = stack.enter_context(recording(record, asked, model, opened.fingerprint, **about))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress
 from keeps.data.entities import EntityBase
 from keeps.errors import SettingsError
-from keeps.jobs.grounding_cards import check_cards, open_cards
+from keeps.jobs.grounding_cards import NamedCard, check_cards, open_cards
 from keeps.jobs.grounding_ledger import source_fingerprint
 from keeps.jobs.grounding_memory import open_memory
 from keeps.jobs.grounding_sources import Remembering, check_sources, open_source
@@ -30,7 +30,8 @@ class Inputs:
     Attributes:
         documents: a folder or file of documents, the folder of an index, or a retriever.
         graph: a file of triples, or a ``keeps.graphs.KnowledgeGraph``.
-        cards: models of single domains, as ``--card`` names them, or a ``keeps.ground.cards.CardHub``.
+        cards: models of single domains, as ``--card`` names them (one alone may be a text), or a
+            ``keeps.ground.cards.CardHub``.
         tables: files of entities, or a ``keeps.data.entities.EntityBase``; documents that name an entity are then
             about it.
         pairs: question-answer pairs: a file, ``world:RELATION``, or the folder of a memory or a trained reader.
@@ -45,6 +46,17 @@ class Inputs:
     retriever: str = "hybrid"
 
     @property
+    def card_texts(self) -> Sequence[str]:
+        """Cards that are named, not open; often none.
+
+        >>> Inputs(cards="law=RUN").card_texts, Inputs(cards=["law=RUN"]).card_texts
+        (('law=RUN',), ['law=RUN'])
+        """
+        if isinstance(self.cards, str):
+            return (self.cards,)
+        return self.cards if isinstance(self.cards, (list, tuple)) else ()
+
+    @property
     def given(self) -> frozenset[str]:
         """The names of what there is, as methods name what they need.
 
@@ -52,10 +64,13 @@ class Inputs:
         ['documents', 'tables']
         """
         named = {name: value for name, value in vars(self).items() if name != "retriever"}
-        return frozenset(name for name, value in named.items() if value is not None and value != [])
+        return frozenset(name for name, value in named.items() if value is not None and value not in ([], ()))
 
-    def check(self, infos: Sequence[MethodInfo], workspace: str | Path | None = None) -> None:
+    def check(self, infos: Sequence[MethodInfo], workspace: str | Path | None = None) -> list[NamedCard]:
         """Refuse what cannot be there together, what no method uses, and paths where nothing is.
+
+        Returns:
+            The cards that are named, for :meth:`OpenInputs.open_cards`.
 
         Raises:
             SettingsError: one of these.
@@ -76,11 +91,10 @@ class Inputs:
                 mend = f"choose one: --method {READERS[name]}"
                 raise SettingsError(f"no method {verb} the {name}", where=name, mend=mend)
         check_sources(self.documents, self.retriever)
-        if isinstance(self.cards, (list, tuple)):
-            check_cards(self.cards, Workspace(workspace))
+        return check_cards(self.card_texts, Workspace(workspace))
 
     def open(self, infos: Sequence[MethodInfo], *, device: str | None = None, progress: Progress) -> OpenInputs:
-        """Everything but the cards, which need the model that answers (:meth:`OpenInputs.open_cards`).
+        """Everything but named cards, which need the model that answers (:meth:`OpenInputs.open_cards`).
 
         Raises:
             KeepsError: something cannot be read.
@@ -93,10 +107,11 @@ class Inputs:
         fingerprint = source_fingerprint(documents, self.graph, entities if alone else opened)
         if self.given & {"cards", "pairs"} or (entities is not None and not alone):
             fingerprint = None
+        cards = None if self.card_texts else self.cards
         if documents is None:
-            return OpenInputs(opened, entities, pairs, texts, fingerprint)
+            return OpenInputs(opened, entities, pairs, texts, fingerprint, cards)
         remembering = Remembering(opened)
-        return OpenInputs(remembering, entities, pairs, remembering.texts, fingerprint)
+        return OpenInputs(remembering, entities, pairs, remembering.texts, fingerprint, cards)
 
 
 @dataclass
@@ -117,25 +132,18 @@ class OpenInputs:
     cards: CardHub | None = None
 
     def open_cards(
-        self,
-        cards: Any,
-        model: Any,
-        *,
-        workspace: str | Path | None = None,
-        device: str | None = None,
-        progress: Progress,
+        self, named: Sequence[NamedCard], model: Any, *, device: str | None = None, progress: Progress
     ) -> None:
-        """Open ``cards`` over the model that answers; documents are what their words are judged by.
+        """Open the cards that were named over the model that answers; documents are what their words are judged by.
+
+        Args:
+            named: of :meth:`Inputs.check`; often none.
 
         Raises:
             KeepsError: as :func:`keeps.jobs.grounding_cards.open_cards`.
         """
-        if not isinstance(cards, (list, tuple)):
-            self.cards = cards
-            return
-        evidence = self.source if isinstance(self.source, Remembering) else None
-        named = check_cards(cards, Workspace(workspace))
         if named:
+            evidence = self.source if isinstance(self.source, Remembering) else None
             self.cards = open_cards(named, model, evidence, device=device, progress=progress)
 
     def of(self, info: MethodInfo) -> Any:

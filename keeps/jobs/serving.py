@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import MissingDependencyError, SettingsError
 from keeps.jobs.adapting import DEFAULT_MODEL
+from keeps.jobs.grounding_cards import NamedCard
 from keeps.jobs.grounding_inputs import Inputs
 from keeps.jobs.grounding_variants import Variant, check_variants, parse_variant
 from keeps.jobs.models import changed, load_base, resolve
@@ -89,8 +90,12 @@ def served(
     key = _key(api_key_env)
     check_host(host, key)
     chosen = limits if isinstance(limits, Limits) else Limits.from_mapping(limits or {})
-    inputs = Inputs(docs, graph, cards or None, tables, memory, retriever)
-    variant = _variant(model, inputs, method, settings, workspace)
+    inputs = Inputs(docs, graph, cards, tables, memory, retriever)
+    variant = _variant(model, inputs, method, settings)
+    cards_named: list[NamedCard] = []
+    if variant is not None:
+        cards_named = inputs.check([variant[1]], workspace)
+        check_variants([variant], model, inputs.given)
     if variant is not None and chosen.temperature != Limits().temperature:
         mend = "leave it out: the method answers in its own way"
         raise SettingsError("a temperature does nothing for answers from documents", where="serve", mend=mend)
@@ -108,7 +113,7 @@ def served(
         if variant is not None and opened is not None:
             label, info, own = variant
             run = Run(Path(), seed=seed, device=str(getattr(model, "device", "cpu")), progress=progress)
-            opened.open_cards(inputs.cards, model, workspace=workspace, device=device, progress=progress)
+            opened.open_cards(cards_named, model, device=device, progress=progress)
             if opened.cards is not None:
                 stack.enter_context(opened.cards.open())  # adapters stay on their base while it is served
             model = info.implementation(own)(model, opened.of(info), run=run)
@@ -159,13 +164,7 @@ def _key(variable: str) -> str:
     return key
 
 
-def _variant(
-    model: Any,
-    inputs: Inputs,
-    method: str,
-    settings: Mapping[str, Any] | Settings | None,
-    workspace: str | Path | None,
-) -> Variant | None:
+def _variant(model: Any, inputs: Inputs, method: str, settings: Mapping[str, Any] | Settings | None) -> Variant | None:
     """The method that answers from documents and the like; None where a model is served as it is."""
     if not inputs.given:
         if method or settings:
@@ -175,10 +174,7 @@ def _variant(
             mend = "ask it directly, or name documents with --docs to answer from"
             raise SettingsError("this model is served already", where=model, mend=mend)
         return None
-    variant = parse_variant(method or reader_of(inputs.given), settings)
-    inputs.check([variant[1]], workspace)
-    check_variants([variant], model, inputs.given)
-    return variant
+    return parse_variant(method or reader_of(inputs.given), settings)
 
 
 def _server() -> type[Served]:
