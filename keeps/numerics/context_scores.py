@@ -12,16 +12,14 @@ answer with an a in it; it is there to compare with published figures. Zhang et 
 
 from __future__ import annotations
 
-import re
 import string
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keeps.numerics.memory_recall import Unit
+from keeps.numerics.text_scores import bag_f1, without_articles
 
 _BLANKS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´", " "))
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
@@ -46,7 +44,7 @@ def in_words(text: str) -> str:
     ('twenty one apples e g', 'in 1915')
     """
     words = [_number(word) for word in text.lower().translate(_BLANKS).split()]
-    return " ".join(_ARTICLES.sub(" ", " ".join(words)).split())
+    return without_articles(" ".join(words))
 
 
 def context_scores(
@@ -74,14 +72,9 @@ def context_scores(
         said = in_words(prediction)
         wanted = [in_words(answer) for answer in accepted]
         stands = any(one and f"{edge}{one}{edge}" in f"{edge}{said}{edge}" for one in wanted)
-        f1 = max(_f1(said.split(), one.split()) for one in wanted)
+        f1 = max(bag_f1(said.split(), one.split()) for one in wanted)
         rows.append((float(said in wanted), f1, float(stands), float(any(said in one for one in wanted))))
     return ContextScores(*(sum(column) / len(rows) for column in zip(*rows, strict=True)))
-
-
-def _f1(said: Sequence[str], wanted: Sequence[str]) -> float:
-    common = (Counter(said) & Counter(wanted)).total()
-    return 2 * common / (len(said) + len(wanted)) if common else 0.0
 
 
 def _number(word: str) -> str:

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
+from keeps.numerics.text_scores import without_articles
+
 SlotValue = tuple[str, str]  # slot, value in plain form
 FUZZY_VALUE, FUZZY_NAME = 90.0, 80.0  # likeness in per cent from which a span counts as the value, or as the name
 CHUNK_SHARE = 0.7  # of a name's words that a chunk must hold more than
 IGNORED = frozenset({"yes", "no", "true", "false"})  # words that say nothing of which slot they belong to
 _WORDS = re.compile(r"\w+")
 _NO_PUNCTUATION = str.maketrans(string.punctuation, " " * len(string.punctuation))
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _CHUNK = re.compile(r"\b[A-Z]\w*(?:\s+(?:(?:and|of|the|at)\s+)?[A-Z]\w*)*")
 
 
@@ -162,7 +163,7 @@ def sentence_bleu(said: str, wanted: str, order: int = 4) -> float:
 
 
 def _bleu_words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+    return without_articles(text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

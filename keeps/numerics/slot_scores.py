@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections import Counter
 from collections.abc import Sequence
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+from keeps.numerics.text_scores import bag_f1, without_articles
+
 _SPECIAL = re.compile(r"<extra_id_\d+>|<pad>|</?s>|<unk>|<mask>|\[MASK\]|<\|[^<>|\s]+\|>")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -25,7 +25,7 @@ def normalised_slot(text: str, *, compat: bool = False) -> str:
     ('catdog', 'extraid0 catdog')
     """
     plain = text if compat else _SPECIAL.sub(" ", text)
-    return " ".join(_ARTICLES.sub(" ", plain.lower().translate(_NO_PUNCTUATION)).split())
+    return without_articles(plain.lower().translate(_NO_PUNCTUATION))
 
 
 def slot_exact(said: str, answers: Sequence[str], *, compat: bool = False) -> bool:
@@ -56,10 +56,5 @@ def slot_f1(said: str, answers: Sequence[str], *, compat: bool = False) -> float
     >>> round(slot_f1("the city of New York", ["New York"]), 3)
     0.667
     """
-    words = Counter(normalised_slot(said, compat=compat).split())
-    best = 0.0
-    for answer in answers:
-        wanted = Counter(normalised_slot(answer, compat=compat).split())
-        shared = sum((words & wanted).values())
-        best = max(best, 2 * shared / (words.total() + wanted.total()) if shared else 0.0)
-    return best
+    words = normalised_slot(said, compat=compat).split()
+    return max((bag_f1(words, normalised_slot(answer, compat=compat).split()) for answer in answers), default=0.0)

@@ -28,7 +28,16 @@ def normalise_answer(text: str) -> str:
     """
     plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
     letters = " ".join("".join(letter for letter in plain if not _punctuation(letter)).split())
-    return " ".join(_ARTICLES.sub(" ", letters).split()) or letters or plain
+    return without_articles(letters) or letters or plain
+
+
+def without_articles(text: str) -> str:
+    """The words of a text in lower case that are no English article, single blanks between them.
+
+    >>> without_articles("the  cat and a dog")
+    'cat and dog'
+    """
+    return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
@@ -43,9 +52,17 @@ def token_f1(prediction: str, gold: str) -> float:
     >>> round(token_f1("New York City", "York"), 3)
     0.5
     """
-    predicted, wanted = normalise_answer(prediction).split(), normalise_answer(gold).split()
-    shared = sum((Counter(predicted) & Counter(wanted)).values())
-    return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
+    return bag_f1(normalise_answer(prediction).split(), normalise_answer(gold).split())
+
+
+def bag_f1(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
+    """Harmonic mean of the shares of items that each has in common with the other, order left out.
+
+    >>> bag_f1("aab", "abc") == 4 / 6
+    True
+    """
+    shared = (Counter(one) & Counter(other)).total()
+    return 2 * shared / (len(one) + len(other)) if shared else 0.0
 
 
 def longest_common_subsequence(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
