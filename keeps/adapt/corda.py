@@ -36,6 +36,7 @@ from keeps.models.calibration import calibration_sequences
 from keeps.models.changes import AdapterChange
 from keeps.models.covariances import collect_covariance, token_batches
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.covariance import NORMALISATIONS, Covariance
 from keeps.numerics.oriented import AdapterStart
@@ -87,6 +88,7 @@ class CorDA:
     def __init__(self, settings: CorDASettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:
@@ -120,6 +122,7 @@ class CorDA:
         run.measures["largest_rank"] = max(ranks_of(starts).values())
         return starts
 
+    @on_plain_layers
     def spectrum(
         self, model: LanguageModel, contexts: Mapping[str, RecordSet], run: Run
     ) -> dict[str, list[dict[str, Any]]]:

@@ -48,6 +48,7 @@ from keeps.models.adapters import ADAPTER, Factors, WrappedModel, lora_layers
 from keeps.models.changes import AdapterChange
 from keeps.models.gated import add_gates, gates_of
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.numerics.proximal import Threshold, gap_threshold, share_sum, soft_threshold, threshold_share
 from keeps.registry import method
 from keeps.settings import setting
@@ -127,6 +128,7 @@ class DynamicRank:
     def __init__(self, settings: DynamicRankSettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

@@ -51,6 +51,7 @@ from keeps.models.changes import AdapterChange
 from keeps.models.covariances import collect_covariance, token_batches
 from keeps.models.gated import add_gates, gates_of
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.covariance import Covariance
 from keeps.numerics.oriented import AdapterStart
@@ -104,6 +105,7 @@ class KaSASettings(AdapterSettings):
             mend = "give beta or gamma, or leave reduction out"
             raise SettingsError(f'reduction "{self.reduction}" changes nothing with beta and gamma 0', mend=mend)
 
+    @on_plain_layers
     def check_model(self, model: LanguageModel) -> None:
         """Refuse targets that match no layer, ranks that would leave nothing of one, and a truncation of no layer."""
         layers = find_targets(model.model, self.targets)
@@ -150,6 +152,7 @@ class KaSA:
         """Where nothing is removed, the base is not reduced either."""
         return ("lora", "merged") if settings.truncation == "none" else ("lora", "residual", "merged")
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

@@ -27,6 +27,7 @@ from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import AdapterSettings, train_and_write, wrap
@@ -59,6 +60,7 @@ class KLLoRA:
     def __init__(self, settings: KLSettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

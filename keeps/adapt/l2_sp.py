@@ -35,6 +35,7 @@ from keeps.errors import SettingsError
 from keeps.models.adapters import ADAPTER, lora_layers
 from keeps.models.changes import AdapterChange, CheckpointChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.numerics.products import squared_norm
 from keeps.registry import method
 from keeps.settings import setting
@@ -96,6 +97,7 @@ class L2SP:
         """An adapter, or a whole checkpoint."""
         return ("merged",) if settings.parameters == "full" else ("lora", "merged")
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange | CheckpointChange:

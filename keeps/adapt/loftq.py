@@ -48,6 +48,7 @@ from keeps.models.changes import CheckpointChange
 from keeps.models.checkpoint_files import save_checkpoint
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
 from keeps.numerics.quantisation import BITS, BLOCK, CODES, TAILS, LoftQStart, Quantised, Quantiser, loftq_start
@@ -115,6 +116,7 @@ class LoftQ:
     def __init__(self, settings: LoftQSettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> CheckpointChange:

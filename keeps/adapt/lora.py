@@ -16,6 +16,7 @@ from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.registry import method
 from keeps.training.adapter import AdapterSettings, train_and_write, wrap
 
@@ -37,6 +38,7 @@ class LoRA:
     def __init__(self, settings: AdapterSettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

@@ -27,6 +27,7 @@ from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.errors import StatisticsError
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
 from keeps.numerics.starts import VARIANTS, gradient_start
@@ -49,6 +50,7 @@ class LoRAGASettings(AdapterSettings):
         1024.0, "For gradients at a time; less costs more passes", gt=0, unit="MiB", advanced=True
     )
 
+    @on_plain_layers
     def check_model(self, model: LanguageModel) -> None:
         """Refuse targets that match no layer, and ranks of which twice does not fit one."""
         super().check_model(model)

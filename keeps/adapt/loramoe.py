@@ -47,6 +47,7 @@ from keeps.models.expert_usage import expert_usage as expert_usage
 from keeps.models.experts import ExpertsConfig, WrappedExperts, wrap_experts
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import find_targets, layer_ranks
 from keeps.numerics.balance import DIRECTIONS, MEASURES
 from keeps.registry import method
@@ -107,6 +108,7 @@ class LoRAMoESettings(TrainingSettings):
             what = f"the types of the experts are {sorted(set(self.types))}, those of the data 0 and 1"
             raise SettingsError(what, where="expert_types", mend="give experts to 0 and to 1, and to no other type")
 
+    @on_plain_layers
     def check_model(self, model: LanguageModel) -> None:
         """Refuse targets that match no layer and a rank that does not fit one."""
         layer_ranks(find_targets(model.model, self.targets), self.rank, {})
@@ -128,6 +130,7 @@ class LoRAMoE:
     def __init__(self, settings: LoRAMoESettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> ExpertsChange:

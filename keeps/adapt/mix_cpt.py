@@ -40,6 +40,7 @@ from keeps.data.records import Dialogue, Example, Preference, RecordSet
 from keeps.errors import EmptySetError, SettingsError
 from keeps.models.changes import AdapterChange, CheckpointChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.scoring import text_config
 from keeps.registry import method
 from keeps.settings import setting
@@ -162,6 +163,7 @@ class MixCPT:
         """A whole checkpoint, or an adapter."""
         return ("merged",) if settings.parameters == "full" else ("lora", "merged")
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange | CheckpointChange:

@@ -50,6 +50,7 @@ from keeps.models.changes import AdapterChange
 from keeps.models.covariances import collect_covariance, token_batches
 from keeps.models.language_model import LanguageModel
 from keeps.models.nullspaces import NullSpaces, keep_inside, load_spaces, null_spaces, save_spaces, second_moment
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.reach import CALIBRATED, HELD_OUT, bound_report, in_words, summary
 from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.covariance import Covariance
@@ -111,6 +112,7 @@ class NullLoRA:
         """Where training starts from the weights themselves, the base is reduced."""
         return ("lora", "residual", "merged") if settings.init == "corda" else ("lora", "merged")
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

@@ -25,6 +25,7 @@ from keeps.data.records import RecordSet
 from keeps.data.select import load_records
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.adapter import AdapterSettings, train_and_write, wrap
@@ -62,6 +63,7 @@ class ReplayLoRA:
     def __init__(self, settings: ReplaySettings) -> None:
         self.settings = settings
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

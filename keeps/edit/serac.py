@@ -39,6 +39,7 @@ from keeps.models.adapters import Factors, added, wrap_lora
 from keeps.models.language_model import LanguageModel
 from keeps.models.memory import MemoryChange, MemoryMethod, finish_memory
 from keeps.models.notebook import Notebook, notes_of, stated
+from keeps.models.plain_layers import plain_layers
 from keeps.models.routed import Route, Router
 from keeps.registry import method
 from keeps.settings import setting
@@ -235,13 +236,14 @@ def train_counterfactual(
         for question in (edit.prompt, *edit.paraphrases[:1]):
             context, answer = model.encode_pair(counterfactual_prompt(stated(edit), question), edit.target_new)
             examples.append(TokenizedExample((*context, *answer), len(context)))
-    with own_random_numbers(model.device):
-        torch.manual_seed(run.seed)
-        wrapped = wrap_lora(model.model, targets=settings.targets, rank=settings.rank, alpha=float(settings.rank))
-    try:
-        pad: Any = model.encoder.pad_token_id
-        train(wrapped.peft_model, examples, settings, run, pad_token_id=pad)
-        factors = wrapped.factors()
-    finally:
-        wrapped.unwrap()
+    with plain_layers(model.model):
+        with own_random_numbers(model.device):
+            torch.manual_seed(run.seed)
+            wrapped = wrap_lora(model.model, targets=settings.targets, rank=settings.rank, alpha=float(settings.rank))
+        try:
+            pad: Any = model.encoder.pad_token_id
+            train(wrapped.peft_model, examples, settings, run, pad_token_id=pad)
+            factors = wrapped.factors()
+        finally:
+            wrapped.unwrap()
     return {f"{name}.{part}": value for name, pair in factors.items() for part, value in zip("AB", pair, strict=True)}

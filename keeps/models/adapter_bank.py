@@ -17,6 +17,7 @@ from keeps.models.adapters import Factors, added
 from keeps.models.changes import check_base
 from keeps.models.experts import ExpertsConfig, WrappedExperts, put_experts
 from keeps.models.language_model import LanguageModel
+from keeps.models.locate import is_linear
 from keeps.numerics.expert_selection import Pair, padded_pair, reasoning_perplexity
 
 
@@ -150,7 +151,7 @@ def put_mixture(module: Any, group: Sequence[BankAdapter], *, top_k: int, dropou
     layers: dict[str, nn.Linear] = {}
     for name in names:
         layer = modules.get(name)
-        if not isinstance(layer, nn.Linear):
+        if not is_linear(layer):
             raise TargetError(f"{name} is no linear layer", mend="take adapters of linear layers")
         layers[name] = layer
     rank = max(a.shape[0] for adapter in group for a, _ in adapter.pairs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from keeps.errors import StorageError
 from keeps.models.adapters import ADAPTER, Factors, exactly, magnitudes_of
 from keeps.models.locate import is_transposed
+from keeps.models.plain_layers import is_view
 from keeps.weights.files import atomic_write_bytes, load_tensors, save_tensors
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -35,6 +36,7 @@ def write_adapter(folder: Path, peft_model: Any, factors: Factors, *, multiple: 
         inference_mode=True,
         base_model_name_or_path=base,
         target_modules=sorted(factors),
+        fan_in_fan_out=is_view(peft_model),
     )
     write_config(folder, with_ranks_of(factors, _with_ranks(config, multiple)))
     write_factors(folder, factors, magnitudes_of(peft_model))

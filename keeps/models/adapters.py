@@ -173,8 +173,8 @@ def added(model: Any, factors: Factors, scale: float, magnitudes: Mapping[str, T
             difference = difference.T if is_transposed(model.get_submodule(name)) else difference
             value = weight.double() + difference
             if magnitudes:
-                norms = torch.linalg.vector_norm(value, dim=1, keepdim=True)
-                value *= magnitudes[name].to(value)[:, None] / norms
+                rows = value.T if is_transposed(model.get_submodule(name)) else value  # (out, in), written through
+                rows *= magnitudes[name].to(value)[:, None] / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
             yield name, value
 
     with overwritten(weights, changed()):

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from keeps.errors import StorageError
+from keeps.models.plain_layers import own_layout
 from keeps.models.quiet import quiet
 from keeps.weights.files import storage_error
 
@@ -19,7 +20,7 @@ def save_checkpoint(module: Any, tokenizer: Any, folder: Path) -> None:
         StorageError: the disk is full or the folder is not writable.
     """
     try:
-        with quiet():
+        with quiet(), own_layout(module):
             module.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:

@@ -21,6 +21,7 @@ from keeps.errors import SettingsError, StorageError
 from keeps.models.changes import ChangedModel, StoredChange, check_base, copy_files
 from keeps.models.experts import ExpertsConfig, WrappedExperts, put_experts
 from keeps.models.language_model import LanguageModel
+from keeps.models.locate import ModuleRef, is_linear, is_transposed
 from keeps.models.logits import check_logits
 from keeps.models.settings_files import load_by_layer, write_settings
 from keeps.weights.files import save_tensors
@@ -67,10 +68,10 @@ def attach_experts(model: Any, folder: Path) -> WrappedExperts:
     """
     config, stored = read_experts(folder)
     modules = dict(model.named_modules())
-    layers: dict[str, nn.Linear] = {}
+    layers: dict[str, Any] = {}
     for name, parts in stored.items():
-        layer = modules.get(name)
-        if not (isinstance(layer, nn.Linear) and _shapes(layer, config) == _shapes_of(parts)):
+        layer: Any = modules.get(name)
+        if not (is_linear(layer) and _shapes(name, layer, config) == _shapes_of(parts)):
             mend = "load the base that change.json names, or run the job again"
             raise StorageError(f"the experts do not fit the model's layer {name}", where=str(folder), mend=mend)
         layers[name] = layer
@@ -112,12 +113,12 @@ class ExpertsChange(StoredChange):
             wrapped.unwrap()
 
 
-def _shapes(layer: nn.Linear, config: ExpertsConfig) -> dict[str, tuple[int, ...]]:
-    count = len(config.types)
+def _shapes(name: str, layer: nn.Module, config: ExpertsConfig) -> dict[str, tuple[int, ...]]:
+    count, ref = len(config.types), ModuleRef(name, layer, is_transposed(layer))
     return {
-        "A": (count, config.rank, layer.in_features),
-        "B": (count, layer.out_features, config.rank),
-        "router": (count, layer.in_features),
+        "A": (count, config.rank, ref.in_features),
+        "B": (count, ref.out_features, config.rank),
+        "router": (count, ref.in_features),
     }
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from keeps.errors import SettingsError, TargetError
 from keeps.models.adapters import put_back, restore_trainable, trainable_flags
+from keeps.models.locate import ModuleRef, is_transposed
 from keeps.models.targets import find_targets, layer_ranks
 
 
@@ -75,9 +76,10 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.base_layer, self.config, self.name = base, config, name
         count, place = len(config.types), base.weight.device
-        self.A = nn.Parameter(torch.empty(count, config.rank, base.in_features, device=place))
-        self.B = nn.Parameter(torch.empty(count, base.out_features, config.rank, device=place))
-        self.router = nn.Parameter(torch.empty(count, base.in_features, device=place))
+        ref = ModuleRef(name, base, is_transposed(base))
+        self.A = nn.Parameter(torch.empty(count, config.rank, ref.in_features, device=place))
+        self.B = nn.Parameter(torch.empty(count, ref.out_features, config.rank, device=place))
+        self.router = nn.Parameter(torch.empty(count, ref.in_features, device=place))
         self.record: dict[str, Tensor] | None = None
         self.train(base.training)
 

@@ -17,6 +17,7 @@ from keeps.models.checks import Pair, check_context, check_lengths, check_list, 
 from keeps.models.encoded import EncodedScoring
 from keeps.models.generation import Ending, continue_greedily
 from keeps.models.limits import context_length, engine_for
+from keeps.models.plain_layers import own_layout
 from keeps.models.pooling import mean_states
 from keeps.models.projection import evaluating, hidden_states
 from keeps.models.sampling import Sampling
@@ -67,8 +68,7 @@ class LanguageModel(TokenScoring, EncodedScoring, Sampling):
             precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             chat: whether prompts go through the chat template: ``"never"``, ``"always"``, ``"auto"``.
             trust_remote_code: run code that comes with the model; off unless the user asks.
-            cache: folder of converted models; default ``$KEEPS_CACHE``, else the user's cache folder.
-            progress: told about conversions, which take a while.
+            cache: folder of converted models; default ``$KEEPS_CACHE``, else the user's. ``progress`` is told of them.
 
         Raises:
             ModelLoadError: the model is missing, damaged, of an unsafe format, or does not fit the device.
@@ -93,7 +93,8 @@ class LanguageModel(TokenScoring, EncodedScoring, Sampling):
     @property
     def fingerprint(self) -> str:
         """Content hash of the weights as they are now (16 hexadecimal digits); computed at each access."""
-        return fingerprint_tensors(self.model.state_dict())
+        with own_layout(self.model):
+            return fingerprint_tensors(self.model.state_dict())
 
     @property
     def context_length(self) -> int:

@@ -30,8 +30,8 @@ def find_targets(model: Any, targets: Sequence[str] = (ALL_LINEAR,)) -> dict[str
         raise TargetError("the model carries an adapter", mend="take it out with undo() or unwrap(), or merge it first")
     if not layers:
         if any(is_transposed(module) for module in model.modules()):
-            what = "the model keeps its weights transposed, (in, out) as in GPT-2, which this method does not handle"
-            raise TargetError(what, mend="choose a model of plain linear layers, such as Llama or Qwen")
+            what = "the model keeps its weights transposed, (in, out) as in GPT-2"
+            raise TargetError(what, mend="look at it inside keeps.models.plain_layers.plain_layers(model)")
         raise TargetError("the model has no linear layer to change", mend="choose a transformer language model")
     if not targets:
         raise TargetError("no target layer is named", mend=f'name layers, or "{ALL_LINEAR}"')

@@ -23,6 +23,7 @@ from keeps.models.change_records import write_record
 from keeps.models.changes import AdapterChange, StoredChange, source_of
 from keeps.models.language_model import LanguageModel
 from keeps.models.logits import check_logits, largest_difference
+from keeps.models.plain_layers import on_plain_layers, own_layout
 from keeps.models.targets import ALL_LINEAR, find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
 from keeps.settings import Settings, setting
@@ -53,6 +54,7 @@ class AdapterSettings(TrainingSettings):
         """alpha, which is the rank where none is given."""
         return float(self.rank) if self.alpha is None else self.alpha
 
+    @on_plain_layers
     def check_model(self, model: LanguageModel) -> None:
         """Refuse targets that match no layer and ranks that do not fit one."""
         layer_ranks(find_targets(model.model, self.targets), self.rank, self.rank_pattern)
@@ -165,11 +167,12 @@ def measure_export(change: StoredChange, model: LanguageModel, trained: list[Ten
     """
     if not run.is_main:
         return
-    changed = change.apply(model)
-    try:
-        found = check_logits(changed.model, model.tokenizer)
-    finally:
-        changed.undo()
+    with own_layout(model.model):  # the layers that a user loads the files onto
+        changed = change.apply(model)
+        try:
+            found = check_logits(changed.model, model.tokenizer)
+        finally:
+            changed.undo()
     run.measures["export_difference"] = largest_difference(trained, found)
     change.record = change.record.with_measures(run.measures)
     change.record.write(run.folder)

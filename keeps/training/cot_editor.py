@@ -19,6 +19,7 @@ from keeps.contracts import Run
 from keeps.errors import EmptySetError, RecordError
 from keeps.models.adapters import wrap_lora
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import plain_layers
 from keeps.models.thoughts import Thinker, editor_prompt, same_sentence
 from keeps.training.batches import TokenizedExample
 from keeps.training.circumstances import own_random_numbers
@@ -227,11 +228,12 @@ def train_editor(
     for pair in pairs:
         context, answer = model.encode_pair(editor_prompt(pair.question, pair.old, pair.fact), "\n".join(pair.new))
         examples.append(TokenizedExample((*context, *answer, *end), len(context)))
-    with own_random_numbers(model.device):
-        torch.manual_seed(run.seed)
-        wrapped = wrap_lora(model.model, targets=targets, rank=rank, alpha=float(rank))
-    try:
-        train(wrapped.peft_model, examples, settings, run, pad_token_id=model.encoder.pad_token_id)
-        return wrapped.factors()
-    finally:
-        wrapped.unwrap()
+    with plain_layers(model.model):
+        with own_random_numbers(model.device):
+            torch.manual_seed(run.seed)
+            wrapped = wrap_lora(model.model, targets=targets, rank=rank, alpha=float(rank))
+        try:
+            train(wrapped.peft_model, examples, settings, run, pad_token_id=model.encoder.pad_token_id)
+            return wrapped.factors()
+        finally:
+            wrapped.unwrap()

@@ -18,6 +18,7 @@ from keeps.data.records import RecordSet
 from keeps.models.adapters import WrappedModel
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.models.targets import check_dense, find_targets, layer_ranks
 from keeps.numerics.oriented import AdapterStart
 from keeps.training.adapter import AdapterSettings, set_starts, stored_starts, train_and_write, wrap
@@ -69,6 +70,7 @@ class InitialisedAdapter(ABC):
         del keep
         return {"learn": learn.fingerprint}
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, learn: RecordSet, keep: RecordSet | None = None, *, run: Run
     ) -> AdapterChange:

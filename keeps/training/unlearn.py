@@ -20,6 +20,7 @@ from keeps.data.records import RecordSet
 from keeps.errors import EmptySetError, RecordError, SettingsError
 from keeps.models.changes import StoredChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import plain_layers
 from keeps.settings import setting
 from keeps.training.adapter import AdapterSettings, train_and_write, wrap
 from keeps.training.batches import TokenizedExample
@@ -290,5 +291,6 @@ def written(
     named: dict[str, Any] = {"method": method, "data": data}
     if settings.parameters == "full":
         return write_whole(model, lambda module, _: training(module), settings, run, **named)
-    wrapped = wrap(model, wrapping or settings, seed=run.seed)
-    return train_and_write(model, wrapped, forget, settings, run, training=training, **named)
+    with plain_layers(model.model):
+        wrapped = wrap(model, wrapping or settings, seed=run.seed)
+        return train_and_write(model, wrapped, forget, settings, run, training=training, **named)

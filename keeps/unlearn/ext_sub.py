@@ -29,6 +29,7 @@ from keeps.errors import SettingsError
 from keeps.models.adapters import ADAPTER, Factors, lora_layers
 from keeps.models.changes import StoredChange
 from keeps.models.language_model import LanguageModel
+from keeps.models.plain_layers import on_plain_layers
 from keeps.numerics.task_vectors import extracted_before_subtracted
 from keeps.registry import method
 from keeps.settings import setting
@@ -78,6 +79,7 @@ class ExtSub(Unlearner):
         """There is none: both adapters learn."""
         raise TypeError("ext_sub minimises the loss on both sets, and subtracts")
 
+    @on_plain_layers
     def __call__(
         self, model: LanguageModel, forget: RecordSet, retain: RecordSet | None = None, *, run: Run
     ) -> StoredChange:
