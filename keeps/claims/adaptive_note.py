@@ -27,7 +27,6 @@ from keeps.ground.adaptive_note import AdaptiveNote, AdaptiveNoteSettings
 from keeps.ground.rag import RAG, RAGSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import Conversation, Reply, Usage
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import wilson
 from keeps.sources import Hit
 
@@ -175,7 +174,7 @@ def _read(answer: Answer, document: str) -> bool:
 
 def world_checks(run: ClaimRun) -> Iterator[Check]:
     """What the embedded model does with two hops of the built-in world; the guarantees hold with any model."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     questions, documents = two_hop_world(WORLD_QUESTIONS)
     source = lexical_retriever(documents)
     run.progress.message(f"the embedded model on {WORLD_QUESTIONS} two-hop questions")

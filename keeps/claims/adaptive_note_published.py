@@ -85,7 +85,7 @@ def published_checks(data: Path, run: ClaimRun) -> Iterator[Check]:
     run.progress.message(f"{len(asked)} two-step questions, {len(documents)} notes, a reader by rule")
     answers = AdaptiveNote(BY_RULE)(RuleReader(), source, run=RUN).answer([each.question for each in asked])
     yield from loop_checks(asked, answers, source, run)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield from model_checks(model, asked, source, run)
 
 

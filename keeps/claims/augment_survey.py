@@ -32,7 +32,6 @@ from keeps.ground.rag_token import RAGToken, RAGTokenSettings
 from keeps.ground.tools import Tools, ToolsSettings
 from keeps.jobs.grounding_measures import stands_in
 from keeps.models.chat import LocalChat
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 from keeps.retrieval.assembly import ORDERS
 from keeps.sources import Hit, Retriever
@@ -62,7 +61,7 @@ class Without:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Closed book and plain retrieval, provenance; sums over passages, contexts, tools; poisoned passages."""
-    chat = LocalChat(LanguageModel.load(device=run.device or "cpu", progress=run.progress))
+    chat = LocalChat(run.model())
     if run.data is not None:
         yield from worked_example()
         yield fid_check(chat.model.tokenizer)

@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from keeps.contracts import Progress, SilentProgress
+from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import InputFileError, SettingsError, nearest
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.versions import versions
+
+if TYPE_CHECKING:
+    from keeps.models import LanguageModel
 
 Size = Literal["default", "full"]
 SIZES = ("default", "full")
@@ -65,6 +69,20 @@ class ClaimRun:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise SettingsError(f'size is "{self.size}"', where="claim", mend=nearest(self.size, SIZES))
+
+    def model(self, spec: str | Path = DEFAULT_MODEL) -> LanguageModel:
+        """A language model on the device of this run; see :meth:`keeps.models.LanguageModel.load`.
+
+        Raises:
+            ModelLoadError: it is missing, damaged, or does not fit the device.
+        """
+        from keeps.models import LanguageModel
+
+        return LanguageModel.load(spec, device=self.device or "cpu", progress=self.progress)
+
+    def inside(self, folder: Path, *, seed: int = 0) -> Run:
+        """The circumstances in which a method or a probe works in ``folder``, on the device of this run."""
+        return Run(folder, seed=seed, device=self.device or "cpu", progress=self.progress)
 
 
 @dataclass(frozen=True)

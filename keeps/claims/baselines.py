@@ -51,7 +51,7 @@ L2_SP = ("l2_sp, weak", "l2_sp, strong")  # of these the better one on the valid
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Every method at its own best rate, every seed, one table."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     job = small_job(model, run, VARIANTS, "keeps reproduce baselines")
     yield job.disjoint()
     chosen = {name: job.climb(name, RATES, START) for name in VARIANTS}

@@ -19,7 +19,6 @@ from keeps.claims.chroknowledge_exactness import class_checks, stub_checks
 from keeps.claims.chroknowledge_training import Teaching, teach
 from keeps.contracts import Row
 from keeps.data.dated import STATIC, DatedElement
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.chronology import PARTIAL_KNOWN, STARTS, STOPS, exact_match
 from keeps.numerics.statistics import Proportion, wilson
 from keeps.probe.chronology import ChronologyProbe, ChronologySettings
@@ -63,7 +62,7 @@ def experiment(run: ClaimRun, plan: Plan = Plan()) -> Iterator[Check]:
     """Definitions, then the calendar."""
     yield from class_checks()
     yield from stub_checks()
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     people = calendar(plan.people, SEED)
     read = pages(people, SEED)
     run.tables["readings of a year"] = {str(n): years for n, years in sorted(Counter(exposures(read).values()).items())}

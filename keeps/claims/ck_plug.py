@@ -109,7 +109,7 @@ class Asking:
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """The worked example, the identity, the dial, its price on true contexts; or the dial on published conflicts."""
     yield _worked_example()
-    model = LanguageModel.load(MODELS[run.size], device=run.device or "cpu", progress=run.progress)
+    model = run.model(MODELS[run.size])
     if run.data is not None:
         yield from published_checks(model, run.data, run)
         return

@@ -19,9 +19,10 @@ import torch
 
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.ckl_news import News, make_news
-from keeps.jobs.adapting import DEFAULT_MODEL, AdaptOutcome, adapt
+from keeps.jobs.adapting import AdaptOutcome, adapt
 from keeps.jobs.probing import probe
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.forgetting import fuar, fuar_multi
 from keeps.numerics.slot_scores import slot_exact
@@ -79,7 +80,7 @@ def experiment(run: ClaimRun, plan: Plan = Plan()) -> Iterator[Check]:
     yield published_check()
     yield from exact_checks()
     yield from recadam_checks()
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     found: dict[str, list[Outcome]] = {}
     for seed in SEEDS:
         news = make_news(model, seed, updated=plan.updated, new=plan.new, staying=plan.staying)

@@ -73,7 +73,7 @@ class Stream:
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """What is exact, the planted rank, and the stream."""
     yield from planted_checks(run, SEEDS)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     job = _Job(model, run)
     rates = {name: job.rate(name) for name in VARIANTS}
     run.tables["learning rates chosen on the train part"] = rates

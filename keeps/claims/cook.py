@@ -59,7 +59,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     """What is exact; then cards on facts that nobody knows, or on the elections."""
     encoder = SentenceEncoder.load(device=run.device or "cpu")
     yield from exactness(encoder)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     before = model.fingerprint
     with tempfile.TemporaryDirectory() as folder:
         if run.data is None:

@@ -16,7 +16,6 @@ from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.corda_context import context_checks
 from keeps.claims.corda_exactness import exactness_checks
 from keeps.claims.job import TARGET_LOSS, KeepingJob, Outcome, ends, facts_to_teach, kept_check
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
 SEEDS = (0, 1, 2)
@@ -42,7 +41,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Learning against keeping, then exactness and context."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     options: dict[str, Any] = {"learn": facts_to_teach(LEARN, TAUGHT), "keep": KEEP, "common": COMMON}
     job = KeepingJob(model, run, VARIANTS, **options, command="keeps reproduce corda")
     yield job.disjoint()

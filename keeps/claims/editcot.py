@@ -16,7 +16,6 @@ from pathlib import Path
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.editcot_published import FILES, hotpot
 from keeps.claims.editcot_worlds import ScriptedChains, ScriptedThinker, World, editor_pairs, worlds
-from keeps.contracts import Run
 from keeps.edit.editcot import EditCoTSettings, EditedThinker, _Editor
 from keeps.edit.ike import IKERouter, IKESettings
 from keeps.models.adapters import Factors
@@ -52,7 +51,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     """The loop by rules, then the editor and the whole on the embedded model."""
     encoder = SentenceEncoder.load()
     yield from loop_checks(encoder)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield _direct_path(model, encoder)
     if run.data is not None:
         yield from hotpot(model, encoder, TRAINING, run)
@@ -60,7 +59,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     run.progress.message(f"training the editor on {PAIRS} pairs")
     with tempfile.TemporaryDirectory() as folder:
         pairs = editor_pairs(worlds(PAIRS // 2, seed=1))
-        training = Run(Path(folder), device=run.device or "cpu", progress=run.progress)
+        training = run.inside(Path(folder))
         factors = train_editor(model, pairs, TRAINING, training, targets=TRAINING.targets, rank=TRAINING.rank)
     run.progress.message("the editor on worlds that it has not seen")
     yield from _editor_checks(model, factors, worlds(HELD_OUT, seed=2))

@@ -20,7 +20,6 @@ from typing import Any
 
 from keeps.claims.base import Check, ClaimRun
 from keeps.claims.published import published_rows
-from keeps.contracts import Run
 from keeps.edit.editcot import EditCoTSettings, EditedThinker, _Editor
 from keeps.edit.ike import IKERouter, IKESettings
 from keeps.errors import InputFileError, RecordError
@@ -112,7 +111,7 @@ def hotpot(model: LanguageModel, encoder: SentenceEncoder, settings: EditCoTSett
     parts = published_parts(run.data)
     run.progress.message(f"training the editor on {2 * len(parts.trained)} pairs")
     with tempfile.TemporaryDirectory() as folder:
-        training = Run(Path(folder), device=run.device or "cpu", progress=run.progress)
+        training = run.inside(Path(folder))
         pairs = pairs_of(parts.trained)
         factors = train_editor(model, pairs, settings, training, targets=settings.targets, rank=settings.rank)
     run.progress.message(f"{len(parts.corrected)} corrections")

@@ -61,7 +61,7 @@ def edit_report(changed: RoutedModel, job: Job, unedited: Mapping[str, Sequence[
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Exactness, retrieval, two steps against one, several notes."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     encoder = SentenceEncoder.load()
     job = world_job() if run.data is None else counterfact_hard_job(run.data)
     run.progress.message("retrieval of statements about invented people")

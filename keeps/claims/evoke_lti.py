@@ -43,7 +43,7 @@ Asked = dict[str, list[Row]]  # edit -> its rows
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Exactness, then the twenty edits in both ways."""
     yield from score_checks()
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     edits = chosen_edits(run.data)
     layer = ROMESettings().layers(model)[0]
     yield from objective_checks(model, edits[0], layer, SHARED["steps"])

@@ -21,7 +21,6 @@ import torch
 from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.factorllm_speed import whole_model
 from keeps.claims.over_seeds import over_seeds
-from keeps.contracts import Run
 from keeps.data.records import RecordSet
 from keeps.data.select import load_records
 from keeps.merge.factorize import Factorize, FactorizeSettings
@@ -42,7 +41,7 @@ TRAINING: dict[str, Any] = {"split": "coactivation", "window": WINDOW, "learning
 
 def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Identities, three trainings, labels, speed."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     if seed == SEEDS[0]:
         yield from exact_checks(model)
     texts = load_records("text")
@@ -66,7 +65,7 @@ def factorised(
     run.progress.message(f"in pieces: {folder.name}")
     folder.mkdir()
     chosen = FactorizeSettings(experts=EXPERTS, **{**TRAINING, **settings})
-    own = Run(folder, seed=seed, device=run.device or "cpu", progress=run.progress)
+    own = run.inside(folder, seed=seed)
     return Factorize(chosen)(model, learn, run=own)
 
 

@@ -27,7 +27,6 @@ from keeps.ground.faithful_rag import FaithfulRAG, FaithfulRAGSettings
 from keeps.ground.rag import RAG, RAGSettings
 from keeps.models.chat import Conversation, LocalChat, Reply, Usage
 from keeps.models.encoder import SentenceEncoder
-from keeps.models.language_model import LanguageModel
 from keeps.models.scores import ChoiceScore
 from keeps.numerics.statistics import flips, mcnemar_exact, wilson
 
@@ -54,7 +53,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     encoder = SentenceEncoder.load(device=run.device or "cpu")
     yield contract_check(encoder)
     yield from alignment_checks(encoder)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     chat = Remembering(LocalChat(model))
     if run.data is None:
         yield from direction_checks(chat, encoder, run)

@@ -40,7 +40,7 @@ SEEDS = (0, 1, 2)  # of the facts and of what is drawn
 
 def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Pack, compare at equal bytes, learn in sequence, route."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     facts = {relation: taught(relation, seed) for relation in (OLD, NEW)}
     tuned = {relation: fine_tune(model, relation, facts[relation], run, seed) for relation in (OLD, NEW)}
     yield identity_check(model, Deltas(model, tuned[OLD]))
@@ -154,9 +154,9 @@ def sequence_checks(
     before, after = with_packs((OLD,)), with_packs((OLD, NEW))
     yield Check("old task's loss with its pack, after the new task", after, "identical", after == before, before)
     run.progress.message(f"fine-tune on {NEW} after {OLD}")
-    first = LanguageModel.load(tuned[OLD].folder, device=run.device or "cpu")
+    first = run.model(tuned[OLD].folder)
     alone = unseen_loss(first, facts[OLD])
-    second = LanguageModel.load(trained(first, facts[NEW], run, "graftllm", seed), device=run.device or "cpu")
+    second = run.model(trained(first, facts[NEW], run, "graftllm", seed))
     rise = unseen_loss(second, facts[OLD]) - alone
     threshold = "a rise of 0.1 nats or more"
     yield Check("old task's loss after sequential fine-tuning, rise", rise, threshold, rise >= 0.1)

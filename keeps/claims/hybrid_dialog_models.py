@@ -96,7 +96,7 @@ def learned(name: str, how: Lessons, scale: Scale, run: ClaimRun) -> LanguageMod
         examples += tokenise(model, lessons)
     settings = TrainingSettings.from_mapping({**TRAINING, "epochs": scale.epochs})
     with tempfile.TemporaryDirectory() as folder:
-        circumstances = Run(Path(folder), seed=SEED, device=run.device or "cpu", progress=run.progress)
+        circumstances = run.inside(Path(folder), seed=SEED)
         train(model.model, examples, settings, circumstances, pad_token_id=model.encoder.pad_token_id)
     return model
 

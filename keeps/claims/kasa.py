@@ -57,7 +57,7 @@ class Outcome:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Exactness, regressions, then the comparison on the real model."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield from exactness_checks(model, run)
     yield from regression_checks(run)
     yield from planted_checks(run)

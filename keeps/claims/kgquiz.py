@@ -58,7 +58,7 @@ def model_checks(run: ClaimRun, sizes: Sizes, *, exact: bool) -> Iterator[Check]
     graph, test = world_graph(), {triple.id for triple in _triples(load_records("world").part("test"))}
     if exact:
         yield from exactness_checks(graph, run)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     before, after, taught = {}, {}, {}
     for seed in SEEDS:
         candidates = [triple for triple in graph.triples if triple.id in test]

@@ -44,7 +44,7 @@ GREEDY = Choice()
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Identity, closed form, documents, leash."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     before = model.fingerprint
     facts = [f"The mascot of {place} is the {animal}." for place, animal in zip(PLACES, ANIMALS, strict=True)]
     trie = KnowledgeTrie.from_documents([(f"doc{n}", fact) for n, fact in enumerate(facts)])

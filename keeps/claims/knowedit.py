@@ -61,7 +61,7 @@ def requests(count: int) -> tuple[Edit, ...]:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """The identities, then all methods on the same requests, then sequences."""
-    model = LanguageModel.load(device=run.device or "cpu")
+    model = run.model()
     if run.data is not None:
         edits = published_edits(run.data, "CounterFact", CODEBOOK)
         yield from exact_checks(model, edits, LOCATED_LAYER, MOMENT_TOKENS)

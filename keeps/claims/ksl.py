@@ -61,7 +61,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     yield from oracle_checks()
     yield blind_check()
     yield _stop_check()
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     if run.data is not None:
         yield from published_checks(model, Stub(lambda ask: 0), run.data, run)
         return
@@ -191,7 +191,7 @@ def _tuned(model: LanguageModel, run: ClaimRun) -> Iterator[Check]:
     graph = people_graph(GRAPH)
     questions = two_hop_questions(graph, GRAPH, TUNED[run.size])
     with tempfile.TemporaryDirectory() as folder:
-        training = Run(Path(folder) / "walks", device=run.device or "cpu", progress=run.progress)
+        training = run.inside(Path(folder) / "walks")
         training.folder.mkdir()
         change = LoRA(TRAINING)(model, RecordSet("walks", tuple(records)), run=training)
         walker = change.apply(model)

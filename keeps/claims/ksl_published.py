@@ -157,7 +157,7 @@ def three_ways(
     found = {}
     for way, (source, settings) in ways.items():
         run.progress.message(f"{name}, {way}: {len(questions)} questions")
-        solver = KGSearch(KGSearchSettings(**settings))(model, source, run=Run(Path(), device=run.device or "cpu"))
+        solver = KGSearch(KGSearchSettings(**settings))(model, source, run=run.inside(Path()))
         found[way] = solver.choose(asked, choices)
     return found
 

@@ -58,7 +58,7 @@ def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Exactness, then training, then what is measured."""
     if seed == SEEDS[0]:
         yield from exact_checks()
-    large = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    large = run.model()
     draw = random.Random(seed)
     taught, asked = {}, {}
     for name, pair in TASKS.items():

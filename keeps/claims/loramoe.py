@@ -74,7 +74,7 @@ class Routing:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Exactness, then routing, then retention."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield from exactness_checks(model)
     job = _Job(model, run)
     rates = {name: job.best_rate(name) for name in VARIANTS if VARIANTS[name][2]}

@@ -21,6 +21,7 @@ from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.data.multilingual import MultilingualSet
 from keeps.data.multilingual_world import world_questions
 from keeps.jobs.probing import probe
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.models.language_model import LanguageModel
 from keeps.numerics.clusters import inertia, spherical_kmeans, unit_rows
 from keeps.numerics.routing import majority, permutation_p, routed
@@ -167,7 +168,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     """What is planted, what a small real model shows, and what must hold exactly."""
     yield from planted_checks(run)
     asked = probe(
-        "smollm2-135m",
+        DEFAULT_MODEL,
         "world",
         system="language_specific",
         settings=SETTINGS,
@@ -178,7 +179,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     )
     several = [analyse(asked.rows, SETTINGS, seed=seed) for seed in REAL_SEEDS]
     known = world_questions().only(languages=SETTINGS.languages)
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield from exact_checks(known, several[0].answers.vectors, several[0], model)
     yield _real(several, run)
 

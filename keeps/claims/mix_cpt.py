@@ -86,7 +86,7 @@ class Formatted:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Identities, retention, utilisation, format."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     job = _Job(model, run)
     yield from exactness_checks(model, documents(people(8, CHOOSING)))
     rate = job.best_rate()

@@ -15,7 +15,6 @@ from keeps.claims.base import Check, Claim, ClaimRun
 from keeps.claims.baselines import RATES, SEEDS, START, learned_check, report, small_job
 from keeps.claims.baselines import VARIANTS as BASELINES
 from keeps.claims.job import Outcome, Variants, kept_check
-from keeps.models.language_model import LanguageModel
 from keeps.numerics.statistics import mean_interval
 
 OUR_START = 1e-3  # where the search in the common grid begins for ours; it may end anywhere in it
@@ -34,7 +33,7 @@ VARIANTS: Variants = {
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """All methods at their best rates; the checks are on ours against LoRA, and on the bound."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     job = small_job(model, run, VARIANTS, "keeps reproduce null_lora")
     yield job.disjoint()
     others = [name for name in VARIANTS if name not in OURS]

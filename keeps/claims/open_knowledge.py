@@ -45,7 +45,7 @@ SEEDS = (0, 1, 2)
 
 def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
     """Shelf, indicators, identities, data, mixture."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     train, test = shots_of("train", seed), shots_of("test", seed)
     shots, held = test[:SHOTS], test[SHOTS : SHOTS + HELD_OUT]
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def make_shelf(model: LanguageModel, train: Sequence[Shot], folder: Path, run: C
         run.progress.message(f"adapter: {name}")
         shelf[name] = folder / f"adapter{number}"
         shelf[name].mkdir()
-        made = Run(shelf[name], seed=number + 10 * seed, device=run.device or "cpu", progress=run.progress)
+        made = run.inside(shelf[name], seed=number + 10 * seed)
         LoRA(LoRA.Settings(**TRAINING, steps=STEPS))(model, replace(learn, records=learn.records[:TAUGHT]), run=made)
     like = read_factors(shelf[TARGETS[0]])
     for number in (1, 2):
@@ -200,7 +200,7 @@ def mixture_checks(
     chosen: dict[str, Any] = {"size": 2, "shortlist": 3, "examples": EXAMPLES, "tau": TAU, "batch_size": 6}
     settings = ExpertsSettings(**chosen, steps=MIXED_STEPS, learning_rate=5e-4)
     before = model.fingerprint
-    trained = Run(target, seed=seed, device=run.device or "cpu", progress=run.progress)
+    trained = run.inside(target, seed=seed)
     change = Experts(settings)(model, OpenKnowledge(shelf, shots, pool), run=trained)
     run.tables["experts"] = change.record.measures["group"]
     alone = {}

@@ -61,7 +61,7 @@ class Measured:
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Learn, prune, rewrite, and compare."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     yield from claim_checks(model, built_in_samples(), run)
 
 

@@ -31,7 +31,6 @@ from keeps.contracts import Answer, Run
 from keeps.data.pairs import ReadingExample
 from keeps.ground.qamat import QAMAT, asked
 from keeps.models.chat import LocalChat
-from keeps.models.language_model import LanguageModel
 from keeps.models.pair_reader import as_question
 from keeps.numerics.pair_memory import relevance_losses, top_pairs
 from keeps.numerics.statistics import Proportion, wilson
@@ -79,7 +78,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     """Formulas, the three stages and their baselines, edits, two hops; or all but the hops on published pairs."""
     yield from formulas()
     if run.data is not None:
-        chat = LocalChat(LanguageModel.load(device=run.device or "cpu", progress=run.progress))
+        chat = LocalChat(run.model())
         yield from published_checks(chat, run.data, _closed_book_for, run)
         return
     world = PeopleWorld(seed=SEED)

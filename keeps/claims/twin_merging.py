@@ -48,7 +48,7 @@ SWEEP = (1, 8, 29, 57, 144, 576)
 
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """Fine-tune, merge both ways and ask, once a seed; check what is exact on the first of them."""
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     found: list[SeedScores] = []
     for seed in SEEDS:
         facts = {relation: taught(relation, seed) for relation in RELATIONS}

@@ -100,7 +100,7 @@ class Scores:
 def experiment(run: ClaimRun) -> Iterator[Check]:
     """What is exact, the start, the gold standard, then every method."""
     yield from exactness_checks()
-    model = LanguageModel.load(device=run.device or "cpu", progress=run.progress)
+    model = run.model()
     if run.data is not None:
         yield from tofu(model, run)
         return

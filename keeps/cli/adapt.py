@@ -11,6 +11,7 @@ from keeps.cli import options
 from keeps.cli.generated import command_text, option_value, with_settings
 from keeps.cli.terminal import terminal
 from keeps.errors import SettingsError
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 DEFAULT_METHOD = "corda"
@@ -47,7 +48,7 @@ def command(
     keep: options.Keep = None,
     exam: Exam = None,
     method: Method = DEFAULT_METHOD,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     seed: options.Seed = 0,
     device: options.Device = None,
     workspace: options.Workspace = None,

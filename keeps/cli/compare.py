@@ -11,6 +11,7 @@ from keeps.cli import options, sources
 from keeps.cli.generated import command_text, parse_assignments
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
+from keeps.models.embedded import DEFAULT_MODEL
 
 DEFAULT_METHODS = "full,lora,corda"
 EXAMPLES = (
@@ -51,7 +52,7 @@ def command(
     seeds: Seeds = DEFAULT_SEEDS,
     learn: options.Learn = None,
     keep: options.Keep = None,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     assignments: options.Assignments = None,
     device: options.Device = None,
     workspace: options.Workspace = None,

@@ -15,6 +15,7 @@ from keeps.cli import options
 from keeps.cli.generated import command_text, option_value, with_settings
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 DEFAULT_METHOD = "rome"
@@ -59,7 +60,7 @@ def command(
     file: File = None,
     keep: options.Keep = None,
     method: Method = DEFAULT_METHOD,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     after: After = None,
     single: Single = False,
     list_: Listed = None,

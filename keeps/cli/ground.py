@@ -11,6 +11,7 @@ from keeps.cli import options, sources
 from keeps.cli.generated import with_settings
 from keeps.cli.terminal import line, terminal
 from keeps.errors import SettingsError
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 SHOWN = 160  # characters of a step that are shown
@@ -59,7 +60,7 @@ def command(
     memory: sources.Memory = None,
     questions: Questions = None,
     method: Methods = None,
-    model: Model = options.DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     retriever: sources.Retriever = "hybrid",
     limit: Limit = None,
     trace: Trace = False,

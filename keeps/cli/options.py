@@ -9,8 +9,6 @@ import typer
 
 from keeps.errors import SettingsError
 
-DEFAULT_MODEL = "smollm2-135m"
-
 Model = Annotated[
     str, typer.Option("--model", help="Model: smollm2-135m, a transformers folder, a hub id or a GGUF file.")
 ]

@@ -10,6 +10,7 @@ import typer
 from keeps.cli import options
 from keeps.cli.generated import with_settings
 from keeps.cli.terminal import terminal
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 DEFAULT_SYSTEM = "facts"
@@ -65,7 +66,7 @@ def command(
 
     with terminal(json=json, quiet=quiet) as term:
         found = jobs.probe(
-            model or [options.DEFAULT_MODEL],
+            model or [DEFAULT_MODEL],
             data,
             system=system,
             settings=settings,

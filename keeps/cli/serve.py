@@ -10,6 +10,7 @@ import typer
 from keeps.cli import options, sources
 from keeps.cli.generated import option_value, with_settings
 from keeps.cli.terminal import line, terminal
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 EXAMPLES = (
@@ -48,7 +49,7 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Longest ti
 
 def command(
     *,
-    model: Model = options.DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     docs: sources.Docs = None,
     graph: sources.Graph = None,
     card: sources.Cards = None,

@@ -10,6 +10,7 @@ import typer
 from keeps.cli import options
 from keeps.cli.generated import command_text, option_value, with_settings
 from keeps.cli.terminal import terminal
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 
 DEFAULT_METHOD = "npo"
@@ -52,7 +53,7 @@ def command(
     forget: Forget,
     retain: Retain = None,
     method: Method = DEFAULT_METHOD,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     verify: Verify = False,
     holdout: Holdout = None,
     retain_model: RetainModel = None,

@@ -14,6 +14,7 @@ from keeps.cli import options
 from keeps.cli.terminal import terminal
 from keeps.contracts import Progress, Run
 from keeps.errors import SettingsError
+from keeps.models.embedded import DEFAULT_MODEL
 
 MARKS = ("known", "uncertain", "unknown")
 EXAMPLES = ("keeps world", "keeps world --json", "keeps world --mark --model ./my-model --out marks.json")
@@ -24,7 +25,7 @@ def command(
     mark: Annotated[
         bool, typer.Option("--mark", help="Measure which facts --model knows, by the rule of the docs.")
     ] = False,
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     device: options.Device = None,
     out: options.Out = None,
     json: options.Json = False,
@@ -46,7 +47,7 @@ def command(
         document: dict[str, Any] = {"facts": len(facts), "relations": rows}
         if marks is not None:
             document |= {"model": model, "marks": marks}
-        term.emit(document, lambda console: _show(console, rows, model if mark else options.DEFAULT_MODEL))
+        term.emit(document, lambda console: _show(console, rows, model if mark else DEFAULT_MODEL))
 
 
 def counts(facts: Any) -> list[dict[str, Any]]:

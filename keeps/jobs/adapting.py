@@ -17,13 +17,12 @@ from keeps.jobs.job import Job
 from keeps.jobs.models import marks_for
 from keeps.jobs.processes import from_main, is_main_process, own_device
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import MethodInfo, find_method
 from keeps.settings import Settings
 
 if TYPE_CHECKING:
     from keeps.models.language_model import LanguageModel
-
-DEFAULT_MODEL = "smollm2-135m"
 
 
 def adapt(

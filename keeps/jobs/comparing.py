@@ -10,12 +10,12 @@ from typing import Any
 from keeps.contracts import Progress, SilentProgress
 from keeps.data.records import RecordSet
 from keeps.errors import LedgerError, SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL
 from keeps.jobs.data import DEFAULT_KEEP, DEFAULT_LEARN, check_data
 from keeps.jobs.engines import Shared, Task, choose_engine
 from keeps.jobs.processes import is_main_process
 from keeps.ledger.comparison import ComparedRun, Comparison, compare_stored
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 from keeps.weights.files import atomic_write_bytes, check_writable
 

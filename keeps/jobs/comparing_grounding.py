@@ -13,10 +13,10 @@ from typing import Any
 from keeps.contracts import Progress
 from keeps.data.records import RecordSet
 from keeps.errors import EmptySetError, SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL
 from keeps.jobs.folders import check_new
 from keeps.jobs.grounding import GroundOutcome, ground
 from keeps.jobs.grounding_measures import MethodLine
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.weights.files import atomic_folder, atomic_write_bytes, check_writable
 
 COLUMNS = ("method", "n", "accuracy", "accuracy_low", "accuracy_high", "support", "support_low", "support_high", "f1")

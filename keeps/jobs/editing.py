@@ -11,7 +11,7 @@ from keeps.contracts import Progress, Row, SilentProgress
 from keeps.data.edits import Edit
 from keeps.data.records import RecordSet
 from keeps.errors import SettingsError, StorageError
-from keeps.jobs.adapting import DEFAULT_MODEL, chosen_settings
+from keeps.jobs.adapting import chosen_settings
 from keeps.jobs.attempt import Attempt
 from keeps.jobs.data import JobData, names_marks
 from keeps.jobs.editing_data import DEFAULT_KEEP, EditData, Edits, edit_data, edits_of
@@ -22,6 +22,7 @@ from keeps.jobs.models import marks_for, resolve
 from keeps.jobs.processes import own_device
 from keeps.ledger.lines import KnowledgeDiff
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.probe.base import Findings, ModelRows
 from keeps.probe.editing_measures import editing_findings
 from keeps.registry import MethodInfo, find_method

@@ -12,7 +12,6 @@ from typing import Any
 
 from keeps.contracts import Answer, Progress, Run, SilentProgress
 from keeps.data.records import RecordSet
-from keeps.jobs.adapting import DEFAULT_MODEL
 from keeps.jobs.folders import check_new
 from keeps.jobs.grounding_inputs import Inputs
 from keeps.jobs.grounding_ledger import recording
@@ -21,6 +20,7 @@ from keeps.jobs.grounding_models import answering_model
 from keeps.jobs.grounding_questions import Asked, asked_of
 from keeps.jobs.grounding_variants import check_variants, parse_variants
 from keeps.ledger.tables import Table
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import MethodInfo
 from keeps.settings import Settings
 from keeps.sources import Retriever, reader_of

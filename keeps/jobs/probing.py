@@ -16,6 +16,7 @@ from keeps.jobs.data import names_marks
 from keeps.jobs.folders import check_new
 from keeps.jobs.models import resolve
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.probe.base import Findings, ModelRows, ProbingSystem, Selection
 from keeps.probe.facts import Facts
 from keeps.probe.page import write_page
@@ -25,7 +26,6 @@ from keeps.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_SYSTEM = "facts"
 
 

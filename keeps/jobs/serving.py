@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import MissingDependencyError, SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL
 from keeps.jobs.grounding_cards import NamedCard
 from keeps.jobs.grounding_inputs import Inputs
 from keeps.jobs.grounding_variants import Variant, check_variants, parse_variant
 from keeps.jobs.models import changed, load_base, resolve
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.models.remote_completion import is_remote
 from keeps.serve.limits import Limits
 from keeps.settings import Settings

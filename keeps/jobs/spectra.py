@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.data.records import RecordSet
 from keeps.errors import SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL, chosen_settings
+from keeps.jobs.adapting import chosen_settings
 from keeps.jobs.data import DEFAULT_KEEP, DEFAULT_LEARN, check_data, job_data
 from keeps.jobs.models import marks_for
 from keeps.jobs.processes import is_main_process, own_device
 from keeps.ledger.figures import save_figure
 from keeps.ledger.spectrum import spectrum_figure
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 from keeps.settings import Settings
 from keeps.weights.files import atomic_write_bytes

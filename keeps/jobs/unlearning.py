@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keeps.contracts import Progress, SilentProgress
 from keeps.data.records import RecordSet
 from keeps.errors import SettingsError
-from keeps.jobs.adapting import DEFAULT_MODEL, chosen_settings
+from keeps.jobs.adapting import chosen_settings
 from keeps.jobs.attempt import Attempt
 from keeps.jobs.data import DEFAULT_KEEP
 from keeps.jobs.job import Job
@@ -20,6 +20,7 @@ from keeps.jobs.unlearning_data import FORGET, RETAIN, check_unlearn_data, unlea
 from keeps.jobs.verifying import Verification, check_verification, verify_unlearning
 from keeps.ledger.lines import KnowledgeDiff
 from keeps.ledger.workspace import Workspace
+from keeps.models.embedded import DEFAULT_MODEL
 from keeps.registry import find_method
 from keeps.settings import Settings
 

