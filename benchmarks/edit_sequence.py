@@ -47,6 +47,7 @@ from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors,
 # name -> method and its own settings; the published null space of alphaedit holds a third of what the default reads
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit, 5 % of the energy": ("alphaedit", {"energy": 0.05}),
+    "alphaedit, stop at 0.7 nats": ("alphaedit", {"stop_loss": 0.7}),  # half as likely as not is enough: smaller writes
     "alphaedit, search as published": ("alphaedit", {"learning_rate": 0.1, "clamp": 0.75, "weight_decay": 0.5}),
     **{name: (name, {}) for name in ("alphaedit", "memit", "rome", "grace")},
 }

@@ -216,7 +216,9 @@ def linked(graph: TripleWalk, questions: Sequence[WalkQuestion]) -> Linked:
     linker = ExactLinker(graph.nodes)
     starts, choices = [], []
     for item in questions:
-        nodes = [linker.whole(choice) or next(iter(linker.find(choice)), None) for choice in item.choices]
-        starts.append(tuple(node for node in linker.find(item.question) if node not in nodes))
-        choices.append(tuple(node is not None for node in nodes))
+        whole = [linker.whole(choice) for choice in item.choices]
+        named = [{one} if one else set(linker.find(choice)) for one, choice in zip(whole, item.choices, strict=True)]
+        ends = {node for node in set().union(*named) if node in whole or sum(node in own for own in named) == 1}
+        starts.append(tuple(node for node in linker.find(item.question) if node not in ends))
+        choices.append(tuple(map(bool, named)))
     return Linked(tuple(starts), tuple(choices))

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -168,9 +168,10 @@ class KnowledgeSolver:
     def _tasks(self, place: int, question: str, choices: tuple[str, ...]) -> list[Task]:
         """One walk for each start of a question."""
         where = f"item {place + 1}: {short(question)}"
-        linked = {choice: self._node(choice) for choice in choices}
-        missing = [choice for choice, node in linked.items() if node is None]
-        goals = {node: choice for choice, node in linked.items() if node is not None}
+        whole = {choice: self.linker.whole(choice) for choice in choices}
+        linked = {choice: (node,) if node else tuple(self.linker.find(choice)) for choice, node in whole.items()}
+        missing = [choice for choice, nodes in linked.items() if not nodes]
+        goals = _decisive(linked) | {node: choice for choice, node in whole.items() if node}
         starts = [node for node in self.linker.find(question) if node not in goals]
         if self.settings.fallback == "refuse" and self.settings.knowledge != "no_knowledge":
             mend = "write names as the graph has them, or choose fallback llm"
@@ -182,10 +183,6 @@ class KnowledgeSolver:
         heads: list[str | None] = list(chance.sample(starts, min(self.settings.starts, len(starts)))) or [None]
         inside = self._inside(question, starts, list(goals))
         return [Task(question, choices, goals, head, inside) for head in heads]
-
-    def _node(self, choice: str) -> str | None:
-        """The node that a choice names: its whole text, else the first name in it."""
-        return self.linker.whole(choice) or next(iter(self.linker.find(choice)), None)
 
     def _inside(self, question: str, starts: Sequence[str], goals: Sequence[str]) -> frozenset[str] | None:
         limit = self.settings.subgraph
@@ -248,3 +245,13 @@ class KnowledgeSolver:
             "starts": [{"answer": w.answer, "stop": w.stop, "hops": len(w.path)} for w, _ in walks],
         }
         return Answer(best.answer, tuple(dict.fromkeys(source for hop in best.path for source in hop.sources)), trace)
+
+
+def _decisive(linked: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Node to choice, for every node that one choice alone names.
+
+    >>> _decisive({"red wine": ("red", "wine"), "white wine": ("white", "wine")})
+    {'red': 'red wine', 'white': 'white wine'}
+    """
+    named = Counter(node for nodes in linked.values() for node in nodes)
+    return {node: choice for choice, nodes in linked.items() for node in nodes if named[node] == 1}
