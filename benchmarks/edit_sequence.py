@@ -278,8 +278,7 @@ def main() -> None:
     options.workspace.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
-    source = Path(options.file).stem if options.file else "the world"
-    title = f"{len(edits)} edits of {source}, {options.per_step} a step"
+    title = f"{len(edits)} edits of {Path(options.file or 'the world').stem}, {options.per_step} a step"
     print(title)
     for method in options.methods:
         folder = options.workspace / f"{re.sub('[^a-z0-9]+', '_', method)}-{options.per_step}"
