@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from method_contract import has_form, tensors_of
+from method_contract import Runs, has_form, tensors_of
 
-from keeps.contracts import Run
 from keeps.data.records import Example, RecordSet
-from keeps.models import LanguageModel
 from keeps.models.changes import load_change, source_of
 from keeps.models.logits import CHECK_TEXTS, check_logits, largest_difference
 from keeps.registry import FORMS, find_method
 
 LEARN = RecordSet("learn", tuple(Example(f"l{n}", f"The number after {n} is", str(n + 1)) for n in range(12)))
 KEEP = RecordSet("keep", tuple(Example(f"k{n}", f"The double of {n} is", str(2 * n)) for n in range(12)))
-QUICK: Mapping[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
 
 
 @dataclass
-class Contract:
+class Contract(Runs):
     """Runs methods on the tiny model and checks what all of them promise."""
 
-    model: LanguageModel
-    folder: Path
+    verb: ClassVar[str] = "adapt"
     learn: RecordSet = LEARN
     keep: RecordSet = KEEP
-    count: int = 0
 
-    def run(
-        self, method: str, *, seed: int = 0, folder: Path | None = None, resume: bool = False, **settings: Any
-    ) -> tuple[Any, Run]:
-        """The change that ``method`` makes, and its run; in a new folder unless one is given."""
-        if folder is None:
-            self.count += 1
-            folder = self.folder / f"run{self.count}"
-            folder.mkdir()
-        info = find_method(method, "adapt")
-        run = Run(folder, seed=seed, resume=resume)
-        implementation = info.implementation(info.settings.from_mapping({**QUICK, **settings}))
-        return implementation(self.model, self.learn, self.keep, run=run), run
+    def data(self) -> tuple[Any, Any]:
+        """See :class:`method_contract.Runs`."""
+        return self.learn, self.keep
 
     def check_learns(self, method: str, **settings: Any) -> None:
         """The loss falls, in training and on what lies on disk, and the measures say what it took."""

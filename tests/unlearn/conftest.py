@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from method_contract import has_form, left_alone, tensors_of
+from method_contract import Runs, has_form, left_alone, tensors_of
 from torch import Tensor
 
 from keeps.contracts import Run
@@ -27,32 +27,19 @@ from keeps.training.settings import TrainingSettings
 
 FORGET = RecordSet("forget", tuple(Example(f"f{n}", f"The number after {n} is", str(n + 1)) for n in range(6)))
 RETAIN = RecordSet("retain", tuple(Example(f"r{n}", f"The double of {n} is", str(2 * n)) for n in range(6)))
-QUICK: Mapping[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
 
 
 @dataclass
-class Contract:
+class Contract(Runs):
     """Runs methods on the tiny model and checks what all of them promise."""
 
-    model: LanguageModel
-    folder: Path
+    verb: ClassVar[str] = "unlearn"
     forget: RecordSet = FORGET
     retain: RecordSet | None = RETAIN
-    count: int = 0
 
-    def run(
-        self, method: str, *, seed: int = 0, folder: Path | None = None, resume: bool = False, **settings: Any
-    ) -> tuple[Any, Run]:
-        """The change that ``method`` makes, and its run; in a new folder unless one is given."""
-        if folder is None:
-            self.count += 1
-            folder = self.folder / f"run{self.count}"
-            folder.mkdir()
-        info = find_method(method, "unlearn")
-        run = Run(folder, seed=seed, resume=resume)
-        quick = {key: value for key, value in QUICK.items() if key in {field.name for field in info.settings.fields()}}
-        implementation = info.implementation(info.settings.from_mapping({**quick, **settings}))
-        return implementation(self.model, self.forget, self.retain, run=run), run
+    def data(self) -> tuple[Any, Any]:
+        """See :class:`method_contract.Runs`."""
+        return self.forget, self.retain
 
     def losses(self, change: Any = None) -> tuple[float, float]:
         """Mean loss of an answer of the forget and of the retain set, of the model or with a change applied."""
