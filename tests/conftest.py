@@ -88,6 +88,15 @@ def bare_llama() -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def local_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Statistics are formed from a short text and kept in a folder of the test's own."""
+    from edit_contract import TEXT
+
+    monkeypatch.setattr("keeps.models.moments.load_records", lambda _: TEXT)
+    monkeypatch.setattr("keeps.models.moments.cache_folder", lambda: tmp_path / "cache")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of larger data files: ``$KEEPS_SHARED_DATA``, or ``shared/data`` beside the repository."""

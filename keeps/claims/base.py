@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from keeps.claims.parts import Parts, parts_folder, plain
 from keeps.contracts import Progress, Run, SilentProgress
 from keeps.errors import InputFileError, SettingsError, nearest
+from keeps.ledger.workspace import Workspace
 from keeps.models.embedded import DEFAULT_MODEL
 from keeps.versions import versions
 
@@ -57,6 +58,7 @@ class ClaimRun:
     Attributes:
         data: folder with benchmark files, for claims that use them.
         tables: what lies behind the checks, stored with them; the experiment fills it.
+        parts: long steps of the experiment, which an interrupted claim does not take again: ``parts(name, compute)``.
     """
 
     workspace: Path | None = None
@@ -65,6 +67,7 @@ class ClaimRun:
     device: str | None = None
     progress: Progress = field(default_factory=SilentProgress)
     tables: dict[str, Any] = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -130,7 +133,7 @@ class Evidence:
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON types only; a figure that is no number becomes null. :meth:`from_mapping` reads it."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def to_json(self) -> str:
         """The evidence as indented JSON text."""
@@ -155,13 +158,18 @@ class Evidence:
 
 
 def run_claim(claim: Claim, run: ClaimRun) -> Evidence:
-    """Run the experiment of ``claim``; the verdict is ``holds`` when every check holds."""
+    """Run the experiment of ``claim``; the verdict is ``holds`` when every check holds.
+
+    Parts of it that an interrupted run has left in the workspace are taken from there.
+    """
+    data = run.data.resolve() if run.data else None
+    run.parts = Parts(parts_folder(Workspace(run.workspace).path, claim.card, (run.size, data, run.device or "cpu")))
     started = time.monotonic()
     checks: list[Check] = []
     for check in claim.experiment(run):
         checks.append(check)
         run.progress.message(f"{'holds' if check.holds else 'does not hold'}: {check.name} {_figure(check)}")
-    return Evidence(
+    evidence = Evidence(
         card=claim.card,
         claim=claim.statement,
         published=claim.published,
@@ -170,10 +178,12 @@ def run_claim(claim: Claim, run: ClaimRun) -> Evidence:
         checks=tuple(checks),
         seeds=claim.seeds,
         command=_command(claim, run),
-        minutes=round((time.monotonic() - started) / 60, 1),
+        minutes=round((time.monotonic() - started + run.parts.seconds) / 60, 1),
         versions=versions(),
         tables=run.tables,
     )
+    run.parts.clear()
+    return evidence
 
 
 def verdict(checks: Sequence[Check]) -> str:
@@ -194,14 +204,3 @@ def _command(claim: Claim, run: ClaimRun) -> str:
     words = ["keeps", "reproduce", claim.card]
     words += ["--size", run.size] if run.size != "default" else []
     return shlex.join([*words, "--data", str(run.data)] if run.data else words)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ from keeps.contracts import Progress, Row, Run, SilentProgress
 from keeps.data.edits import Edit
 from keeps.data.records import RecordSet
 from keeps.jobs.adapting import chosen_settings
+from keeps.models.changes import StoredChange
 from keeps.probe.base import Findings, ModelRows
 from keeps.probe.editing import EditingProbe
 from keeps.probe.editing_measures import editing_findings
 from keeps.registry import find_method
 from keeps.settings import Settings
+from keeps.training.locate_edit import LocateAndEdit
+from keeps.training.locate_singly import each_alone
 
 if TYPE_CHECKING:
     from keeps.models.language_model import LanguageModel
@@ -72,18 +76,33 @@ def edit_singly(
     rows: list[Row] = []
     seconds: list[float] = []
     fingerprint = model.fingerprint
-    with shown.task(f"edits by {method}", len(edits)) as task:
-        for edit in edits:
-            with tempfile.TemporaryDirectory() as folder:
-                started = time.monotonic()
-                change = info.implementation(chosen)(model, [edit], keep, run=Run(Path(folder), seed=seed))
-                seconds.append(time.monotonic() - started)
-                changed = change.apply(model)
-                try:
-                    rows += EditingProbe([edit], **options)(changed)
-                finally:
-                    changed.undo()
+    with tempfile.TemporaryDirectory() as folder, shown.task(f"edits by {method}", len(edits)) as task:
+        editor = info.implementation(chosen)
+        for edit, change, taken in _changes(editor, model, edits, keep, Run(Path(folder), seed=seed)):
+            seconds.append(taken)
+            changed = change.apply(model)
+            try:
+                rows += EditingProbe([edit], **options)(changed)
+            finally:
+                changed.undo()
+            shutil.rmtree(change.folder)
             task.advance(1)
     restored = model.fingerprint == fingerprint
     findings = editing_findings([ModelRows("base", base), ModelRows(method, rows)], seed=seed)
     return SinglyEdited(method, base, tuple(rows), findings, tuple(seconds), restored)
+
+
+def _changes(
+    editor: Any, model: LanguageModel, edits: Sequence[Edit], keep: RecordSet | None, run: Run
+) -> Iterator[tuple[Edit, StoredChange, float]]:
+    """Each edit, what it alone changes, and its seconds; side by side where the method can search so."""
+    if isinstance(editor, LocateAndEdit):
+        for edit, change in zip(edits, each_alone(editor, model, edits, run=run), strict=True):
+            yield edit, change, change.record.measures["edit_seconds"]
+        return
+    for number, edit in enumerate(edits):
+        folder = run.folder / str(number)
+        folder.mkdir()
+        started = time.monotonic()
+        change = type(editor)(editor.settings)(model, [edit], keep, run=Run(folder, seed=run.seed))
+        yield edit, change, time.monotonic() - started

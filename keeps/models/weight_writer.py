@@ -40,6 +40,16 @@ class Writer:
             ref.weight.copy_(self.originals[ref.name].double() + total)
         return first, first + a.shape[0]
 
+    def restore(self) -> None:
+        """Every weight is what it was, bit by bit; what was written is still known."""
+        copy_into({ref.name: ref.weight for ref in self.refs.values()}, self.originals)
+
+    def clear(self) -> None:
+        """Begin anew, as if nothing had been written."""
+        self.restore()
+        self.parts.clear()
+        self.changes.clear()
+
     def factors(self) -> Factors:
         """What was written, by layer name."""
         return {self.refs[layer].name: joined(parts) for layer, parts in self.parts.items()}
@@ -61,7 +71,7 @@ def writing(model: LanguageModel, layers: Sequence[int]) -> Iterator[Writer]:
     try:
         yield writer
     finally:
-        copy_into({ref.name: ref.weight for ref in chosen.values()}, writer.originals)
+        writer.restore()
 
 
 @dataclass(frozen=True)

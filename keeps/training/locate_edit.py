@@ -72,11 +72,21 @@ class Steps:
         Args:
             measured: ask the model afterwards how probable each target is now.
         """
+        rows, values = self.search(edits)
+        return self.put(edits, rows, values, measured=measured)
+
+    def search(self, edits: Sequence[Edit]) -> tuple[list[list[Row]], list[Value]]:
+        """The rows and the value of each edit on the model as it is now, searched for side by side."""
         settings: LocateSettings = self.editor.settings
         essence = settings.kl_weight > 0
         rows = edit_rows(self.model, edits, self.prefixes, essence=essence, essence_at=settings.kl_at)
         search = settings.search(self.layers[-1], self.site)
-        values = find_values(self.model, edits, rows, search, self.objective, self.run)
+        return rows, find_values(self.model, edits, rows, search, self.objective, self.run)
+
+    def put(
+        self, edits: Sequence[Edit], rows: Sequence[Sequence[Row]], values: list[Value], *, measured: bool = True
+    ) -> list[EditEntry]:
+        """Write what :meth:`search` found; see :meth:`write`."""
         shares = self.editor.written(self, edits, rows, values)
         now = [{"probability": p} for p in probabilities(self.model, edits)] if measured else [{} for _ in edits]
         made = [
@@ -109,7 +119,7 @@ class LocateAndEdit(ABC):
                 made = steps.write(group)
                 task.advance(len(group))
                 task.note(f"p {made[-1].measured['probability']:.2f}")
-            _measured(steps)
+            measure_steps(steps)
         return self.finished(steps, edits)
 
     @contextmanager
@@ -271,7 +281,8 @@ def check_editable(model: LanguageModel, edits: Sequence[Edit], settings: Locate
     check_agreement(edits)
 
 
-def _measured(steps: Steps) -> None:
+def measure_steps(steps: Steps) -> None:
+    """Note what a sequence of edits cost and how much of the weights it changed; warn where that is much."""
     run, norms = steps.run, steps.writer.norms()
     run.measures |= {
         "layers": list(steps.layers),

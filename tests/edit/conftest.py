@@ -52,12 +52,3 @@ def new_run(tmp_path: Path) -> Callable[..., Run]:
         return Run(folder, seed=seed)
 
     return make
-
-
-@pytest.fixture
-def local_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Statistics are formed from a short text and kept in a folder of the test's own."""
-    from edit_contract import TEXT
-
-    monkeypatch.setattr("keeps.models.moments.load_records", lambda _: TEXT)
-    monkeypatch.setattr("keeps.models.moments.cache_folder", lambda: tmp_path / "cache")
