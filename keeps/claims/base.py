@@ -50,6 +50,11 @@ class Check:
         if not self.name.strip() or not self.threshold.strip():
             raise ValueError(f"a check needs a name and a threshold, not {self.name!r} and {self.threshold!r}")
 
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Check:
+        """A check from its fields as JSON types."""
+        return cls(**{**values, "interval": tuple(values["interval"]) if values.get("interval") else None})
+
 
 @dataclass
 class ClaimRun:
@@ -147,10 +152,7 @@ class Evidence:
             InputFileError: a field is missing or not known.
         """
         try:
-            checks = tuple(
-                Check(**{**check, "interval": tuple(check["interval"]) if check.get("interval") else None})
-                for check in values["checks"]
-            )
+            checks = tuple(Check.from_mapping(check) for check in values["checks"])
             return cls(**{**values, "checks": checks, "seeds": tuple(values["seeds"])})
         except (KeyError, TypeError, ValueError) as error:
             mend = "run `keeps reproduce` again"

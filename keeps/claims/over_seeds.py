@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 from keeps.claims.base import Check, ClaimRun
+from keeps.claims.parts import Parts
 
 
 def set_apart(experiment: Callable[[ClaimRun], Iterator[Check]], run: ClaimRun, suffix: str) -> Iterator[Check]:
@@ -21,6 +24,8 @@ def over_seeds(
 ) -> Callable[[ClaimRun], Iterator[Check]]:
     """``experiment`` with each of ``seeds`` in turn; names and tables of all but the first say their seed.
 
+    A seed is a part of the claim: where an interrupted run has finished it, it is not measured again.
+
     >>> each = over_seeds(lambda run, seed: iter([Check("a draw", seed, "any", True)]), (3, 4))
     >>> [check.name for check in each(ClaimRun())]
     ['a draw', 'a draw; seed 4']
@@ -30,6 +35,13 @@ def over_seeds(
         for seed in seeds:
             run.progress.message(f"seed {seed}")
             suffix = "" if seed == seeds[0] else f"; seed {seed}"
-            yield from set_apart(lambda own, seed=seed: experiment(own, seed), run, suffix)
+            found = run.parts(f"seed {seed}", partial(_measured, experiment, run, seed))
+            yield from (replace(check, name=check.name + suffix) for check in map(Check.from_mapping, found["checks"]))
+            run.tables.update({name + suffix: table for name, table in found["tables"].items()})
 
     return all_of_them
+
+
+def _measured(experiment: Callable[[ClaimRun, int], Iterator[Check]], run: ClaimRun, seed: int) -> dict[str, Any]:
+    own = replace(run, tables={}, parts=Parts())
+    return {"checks": [asdict(check) for check in experiment(own, seed)], "tables": own.tables}

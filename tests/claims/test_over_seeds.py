@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from keeps.claims.base import Check, ClaimRun
+import pytest
+
+from keeps.claims.base import Check, Claim, ClaimRun, run_claim
 from keeps.claims.over_seeds import over_seeds
 
 
@@ -26,3 +29,25 @@ def test_every_seed_gives_all_checks_and_its_tables() -> None:
 def test_checks_come_as_they_are_made() -> None:
     each = over_seeds(draw, (5, 6))(ClaimRun())
     assert next(each).name == "a draw"
+
+
+def test_an_interrupted_claim_does_not_repeat_a_finished_seed(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def experiment(run: ClaimRun, seed: int) -> Iterator[Check]:
+        taken.append(seed)
+        if taken == [0, 1]:
+            raise KeyboardInterrupt
+        run.tables["drawn"] = {"seed": seed}
+        yield Check("a draw", seed / 2, "any", True, interval=(0.0, 1.0))
+
+    claim = Claim("toy", "A toy.", "1", "arXiv:0", (0, 1), 1, over_seeds(experiment, (0, 1)))
+    with pytest.raises(KeyboardInterrupt):
+        run_claim(claim, ClaimRun(workspace=tmp_path))
+    found = run_claim(claim, ClaimRun(workspace=tmp_path))
+    assert taken == [0, 1, 1]
+    assert found.checks == (
+        Check("a draw", 0.0, "any", True, interval=(0.0, 1.0)),
+        Check("a draw; seed 1", 0.5, "any", True, interval=(0.0, 1.0)),
+    )
+    assert found.tables == {"drawn": {"seed": 0}, "drawn; seed 1": {"seed": 1}}
