@@ -4,11 +4,11 @@
     OMP_NUM_THREADS=1 python benchmarks/edit_sequence.py --workspace sequence --out sequence --edits 100 --per-step 10
 
 After 1, 2, 5, 10, 20, 50, ... edits: the share of all edits so far that is answered with the new answer (of at most 100
-of them), that of the newest, the share of neighbouring facts whose answer is the same as before, and the perplexity of
-held-out text, as a multiple of that of the untouched model. ``--per-step`` edits are searched for side by side on the
-model as it was before them, and written together (rome: one after another, each met exactly); 1 is what the papers
-call sequential. grace places every edit in order whatever is chosen: its keys do not depend on its values, which are
-trained 16 at a time. Without ``--file`` facts of the built-in world are edited.
+of them; those that a text limit left out count too), that of the newest, the share of neighbouring facts whose answer
+is the same as before, and the perplexity of held-out text, as a multiple of that of the untouched model. ``--per-step``
+edits are searched for side by side on the model as it was before them, and written together (rome: one after another,
+each met exactly); 1 is what the papers call sequential. grace places every edit in order whatever is chosen: its keys
+do not depend on its values, which are trained 16 at a time. Without ``--file`` facts of the built-in world are edited.
 
 Each method keeps a folder in the workspace, which is replaced whole after every measurement: what was measured is not
 measured again, and an interrupted run goes on from its last measurement. Results: ``edit_sequence.json`` and a picture.
@@ -48,12 +48,13 @@ from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors,
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit, 5 % of the energy": ("alphaedit", {"energy": 0.05}),
     "alphaedit, stop at 0.7 nats": ("alphaedit", {"stop_loss": 0.7}),  # half as likely as not is enough: smaller writes
+    "alphaedit, text limit": ("alphaedit", {"stop_loss": 0.7, "text_limit": 0.5}),
     "alphaedit, search as published": ("alphaedit", {"learning_rate": 0.1, "clamp": 0.75, "weight_decay": 0.5}),
     **{name: (name, {}) for name in ("alphaedit", "memit", "rome", "grace")},
 }
 BUILT_IN = "world#4000"
 SAMPLE, NEWEST, PASSAGES, OPENING, WORDS = 100, 20, 20, 8, 70
-STATE = 1  # of the files in a method's folder
+STATE = 2  # of the files in a method's folder
 JOURNAL, FACTORS, CODEBOOK = "journal.json", "factors.safetensors", "codebook.safetensors"
 SHOWN = {
     "held": "edits so far that hold (%)",
@@ -197,10 +198,14 @@ def in_weights(model: LanguageModel, sequence: Course, measure: Measure, seed: i
         for point in (point for point in points(len(sequence.edits)) if point > sequence.done):
             since = time.process_time()
             for start in range(sequence.done, point, sequence.per_step):
-                steps.write(sequence.edits[start : min(start + sequence.per_step, point)], measured=False)
-            seconds = sequence.seconds(since)
-            norm = max(steps.writer.norms().values())
-            row = {**measure(model, sequence.edits[:point]), "seconds": seconds, "update_norm": norm}
+                if not (steps.not_made or (sequence.rows and sequence.rows[-1]["full"])):
+                    steps.write(sequence.edits[start : min(start + sequence.per_step, point)], measured=False)
+            moved = {"update_norm": max(steps.writer.norms().values()), "text_change": steps.text_change()}
+            moved |= {
+                "made": sum(len(a) for a, _ in steps.writer.parts[steps.layers[-1]]),
+                "full": bool(steps.not_made),
+            }
+            row = {**measure(model, sequence.edits[:point]), "seconds": sequence.seconds(since), **moved}
             sequence.store(row, write)
 
 
@@ -285,13 +290,8 @@ def main() -> None:
         sequence = Course(method, edits, folder, options.per_step, model.fingerprint, options.precision)
         (beside_weights if method == "grace" else in_weights)(model, sequence, measure, options.seed)
         found[method] = sequence.rows
-    document = {
-        "edits": len(edits),
-        "per step": options.per_step,
-        "precision of the search": options.precision,
-        "file": Path(options.file).name if options.file else BUILT_IN,
-        "methods": found,
-    }
+    document = {"edits": len(edits), "per step": options.per_step, "precision of the search": options.precision}
+    document |= {"file": Path(options.file).name if options.file else BUILT_IN, "methods": found}
     atomic_write_bytes(options.out / "edit_sequence.json", (json.dumps(document, indent=2) + "\n").encode())
     draw(found, title, options.out / "edit_sequence.png")
 

@@ -45,7 +45,7 @@ class Ours:
         """Prefixes, blocks, lambda and C, written for the reference; both sides find them on disk afterwards."""
         from keeps.contracts import Run
         from keeps.models.own_prefixes import stored_prefixes
-        from keeps.training.locate_edit import statistics
+        from keeps.training.locate_statistics import statistics
         from keeps.weights.files import save_tensors
 
         moments = statistics(self.model, self.layers, self.settings, Run(folder))

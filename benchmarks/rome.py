@@ -48,7 +48,7 @@ class Ours:
     def inverse(self, folder: Path) -> Path:
         """C^-1, written for the reference."""
         from keeps.contracts import Run
-        from keeps.training.locate_edit import statistics as collect
+        from keeps.training.locate_statistics import statistics as collect
         from keeps.weights.files import save_tensors
 
         moment = collect(self.model, [LAYER], self.settings, Run(folder))[LAYER]

@@ -34,7 +34,8 @@ from keeps.numerics.editing import Moment, SparedKeys
 from keeps.numerics.nullspace import null_space
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import ManyBlocks, Steps
+from keeps.training.locate_blocks import ManyBlocks
+from keeps.training.locate_edit import Steps
 from keeps.training.locate_settings import ManyLayersSettings
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import ManyBlocks
+from keeps.training.locate_blocks import ManyBlocks
 from keeps.training.locate_settings import ManyLayersSettings
 
 

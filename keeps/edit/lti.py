@@ -59,6 +59,7 @@ _OF_BASE = (
     "edits_per_step",
     "stop_after",
     "strength",
+    "text_limit",
     "threshold",
 )
 
@@ -96,6 +97,9 @@ class LTISettings(Settings):
     edits_per_step: int | None = setting(None, "Edits of a sequence that are searched for side by side", ge=1)
     stop_after: int | None = setting(
         None, "Early stop: steps after every prompt ranks the new answer first (default: none)", ge=0, unit="steps"
+    )
+    text_limit: float | None = setting(
+        None, "Largest change of what an edited layer gives on ordinary text, as a share", gt=0
     )
     strength: float | None = setting(None, "lambda of memit, or alpha of alphaedit", ge=0)
     threshold: float | None = setting(None, "Eigenvalue of C below which alphaedit counts a direction as unused", gt=0)

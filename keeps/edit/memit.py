@@ -29,7 +29,7 @@ from torch import Tensor
 from keeps.numerics.editing import Moment, least_squares
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import ManyBlocks
+from keeps.training.locate_blocks import ManyBlocks
 from keeps.training.locate_settings import ManyLayersSettings
 
 PUBLISHED_STRENGTH, PUBLISHED_WIDTH = 15000.0, 16384  # lambda, and the width of the keys of GPT-J

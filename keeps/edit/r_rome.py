@@ -22,7 +22,7 @@ from torch import Tensor
 from keeps.edit.rome import ROMESettings
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
-from keeps.training.locate_edit import OneBlock
+from keeps.training.locate_blocks import OneBlock
 
 
 @method(

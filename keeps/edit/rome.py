@@ -26,7 +26,7 @@ from torch import Tensor
 from keeps.numerics.editing import Moment, rank_one
 from keeps.registry import method
 from keeps.settings import setting
-from keeps.training.locate_edit import OneBlock
+from keeps.training.locate_blocks import OneBlock
 from keeps.training.locate_settings import OneLayerSettings
 
 

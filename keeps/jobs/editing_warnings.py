@@ -25,6 +25,9 @@ def edit_warnings(
     measures: Mapping[str, Any],
 ) -> Iterator[str]:
     """One sentence a finding, none where all is well."""
+    left = measures.get("not_made")
+    if left:
+        yield f"{left} of {len(edits)} edits were not made: the text limit was reached, so the model holds no more"
     targets = {edit.id: edit.target_new for edit in edits}
     failed = [row for row in after if row.details["scope"] == "rewrite" and not row.correct]
     for row in failed[:SHOWN]:

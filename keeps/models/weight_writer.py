@@ -35,14 +35,40 @@ class Writer:
         own.append((a.cpu().float(), b.cpu().float()))  # as they will be stored
         change = (own[-1][1].double() @ own[-1][0].double()).to(ref.weight.device)
         self.changes[layer] = self.changes[layer] + change if layer in self.changes else change
-        with torch.no_grad():
-            total = self.changes[layer].T if ref.transposed else self.changes[layer]
-            ref.weight.copy_(self.originals[ref.name].double() + total)
+        self._fill(layer)
         return first, first + a.shape[0]
+
+    def _fill(self, layer: int) -> None:
+        """Put W_0 and what was written into the model."""
+        ref, change = self.refs[layer], self.changes.get(layer)
+        with torch.no_grad():
+            if change is None:
+                ref.weight.copy_(self.originals[ref.name])
+            else:
+                total = change.T if ref.transposed else change
+                ref.weight.copy_(self.originals[ref.name].double() + total)
 
     def restore(self) -> None:
         """Every weight is what it was, bit by bit; what was written is still known."""
         copy_into({ref.name: ref.weight for ref in self.refs.values()}, self.originals)
+
+    def mark(self) -> tuple[dict[int, int], dict[int, Tensor]]:
+        """Where the writing stands, for :meth:`back_to`."""
+        return {layer: len(own) for layer, own in self.parts.items()}, dict(self.changes)
+
+    def back_to(self, mark: tuple[dict[int, int], dict[int, Tensor]]) -> None:
+        """Take back what was written since ``mark``: the weights are what they were then, bit by bit."""
+        counts, changes = mark
+        self.parts = {layer: own[: counts[layer]] for layer, own in self.parts.items() if layer in counts}
+        self.changes = dict(changes)
+        for layer in self.refs:
+            self._fill(layer)
+
+    def original(self, layer: int) -> Tensor:
+        """W_0 of a layer, ``(out, in)`` float64."""
+        ref = self.refs[layer]
+        weight = self.originals[ref.name].double()
+        return weight.T if ref.transposed else weight
 
     def clear(self) -> None:
         """Begin anew, as if nothing had been written."""

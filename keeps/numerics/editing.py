@@ -78,6 +78,19 @@ class Moment:
         return torch.cholesky_solve(keys.to(self.root), self.root)
 
 
+def output_change(change: Tensor, weight: Tensor, moment: Moment) -> float:
+    """How much of what a layer gives elsewhere an update changes: sqrt(tr(dW C dW^T) / tr(W C W^T)), 0 for none.
+
+    Args:
+        change, weight: dW and W, ``(out, in)``.
+
+    >>> round(output_change(torch.eye(2) / 4, torch.eye(2), Moment.of(torch.diag(torch.tensor([9.0, 1.0])))), 6)
+    0.25
+    """
+    moved, given = (float(((one := some.double()) @ moment.matrix * one).sum()) for some in (change, weight))
+    return (max(moved, 0.0) / given) ** 0.5 if given > 0 else 0.0
+
+
 def rank_one(residual: Tensor, key: Tensor, moment: Moment, *, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """ROME's update as factors (A ``(1, in)``, B ``(out, 1)``).
 

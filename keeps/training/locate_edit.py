@@ -17,23 +17,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from keeps.contracts import Run
 from keeps.data.edits import Edit, check_agreement, check_edits
 from keeps.data.records import RecordSet
+from keeps.errors import SettingsError
 from keeps.models.changes import AdapterChange
 from keeps.models.edit_files import EditEntry, finish_weights
-from keeps.models.edit_rows import Row, check_subject, edit_rows, rewrite_row
+from keeps.models.edit_rows import Row, check_subject, edit_rows
 from keeps.models.language_model import LanguageModel
-from keeps.models.moments import second_moments
 from keeps.models.own_prefixes import stored_prefixes
-from keeps.models.suffixes import Site, adds_to_block
-from keeps.models.weight_writer import Writer, keys_of, writing
-from keeps.numerics.editing import Moment
+from keeps.models.suffixes import Site
+from keeps.models.weight_writer import Writer, writing
+from keeps.numerics.editing import Moment, output_change
 from keeps.training.edit_losses import probabilities
 from keeps.training.locate_settings import LocateSettings
+from keeps.training.locate_statistics import statistics
 from keeps.training.value_objectives import Objective
 from keeps.training.value_vectors import Value, find_values
 
@@ -51,6 +49,7 @@ class Steps:
         fingerprint: of the model without these edits.
         layers: that are written to; values are searched for in the last one, at ``site``.
         entries: of the edits that were written, in order.
+        not_made: ids of edits that the text limit left out.
     """
 
     editor: LocateAndEdit
@@ -64,13 +63,19 @@ class Steps:
     writer: Writer
     objective: Objective
     entries: list[EditEntry] = field(default_factory=list)
+    not_made: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def write(self, edits: Sequence[Edit], *, measured: bool = True) -> list[EditEntry]:
         """Write a group of edits, whose values are searched for side by side, on top of those before it.
 
+        A group that would pass the text limit is taken back, and noted in ``not_made``.
+
         Args:
             measured: ask the model afterwards how probable each target is now.
+
+        Returns:
+            What was made: the whole group or nothing.
         """
         rows, values = self.search(edits)
         return self.put(edits, rows, values, measured=measured)
@@ -87,7 +92,13 @@ class Steps:
         self, edits: Sequence[Edit], rows: Sequence[Sequence[Row]], values: list[Value], *, measured: bool = True
     ) -> list[EditEntry]:
         """Write what :meth:`search` found; see :meth:`write`."""
+        mark, limit = self.writer.mark(), self.editor.settings.text_limit
         shares = self.editor.written(self, edits, rows, values)
+        if limit is not None and self.text_change() > limit:
+            self.writer.back_to(mark)
+            self.not_made += [edit.id for edit in edits]
+            return []
+        self.editor.remember(self, edits, rows)
         now = [{"probability": p} for p in probabilities(self.model, edits)] if measured else [{} for _ in edits]
         made = [
             EditEntry.of(edit, share, loss=value.loss, steps=value.steps, **more)
@@ -95,6 +106,14 @@ class Steps:
         ]
         self.entries += made
         return made
+
+    def text_change(self) -> float:
+        """The largest share, over the layers, of what they give on ordinary text that was changed so far."""
+        changed = self.writer.changes.items()
+        return max(
+            (output_change(change, self.writer.original(layer), self.moments[layer]) for layer, change in changed),
+            default=0.0,
+        )
 
 
 class LocateAndEdit(ABC):
@@ -117,8 +136,11 @@ class LocateAndEdit(ABC):
         with self.steps(model, edits[0], run) as steps, run.progress.task("edits", len(edits)) as task:
             for group in self.settings.groups(edits):
                 made = steps.write(group)
+                if not made:
+                    break
                 task.advance(len(group))
                 task.note(f"p {made[-1].measured['probability']:.2f}")
+            check_room(steps, edits)
             measure_steps(steps)
         return self.finished(steps, edits)
 
@@ -154,6 +176,9 @@ class LocateAndEdit(ABC):
     ) -> Shares:
         """Write ``values`` into the weights; returns what belongs to each edit."""
 
+    def remember(self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]]) -> None:  # noqa: B027
+        """What is kept of a group once it is written; nothing by default."""
+
     def finished(self, steps: Steps, edits: Sequence[Edit]) -> AdapterChange:
         """Write the folder, once the model has its weights back."""
         name = type(self).info.name  # type: ignore[attr-defined]
@@ -161,110 +186,6 @@ class LocateAndEdit(ABC):
         return finish_weights(
             name, self.settings, steps.model, edits, factors, steps.entries, steps.run, fingerprint=fingerprint
         )
-
-
-class OneBlock(LocateAndEdit):
-    """The value of an MLP's output, and an update of rank one an edit.
-
-    Of a group (``edits_per_step`` above 1) all values are searched for on the model before it; each is then written
-    on the model that holds those before it, and is met exactly there.
-    """
-
-    @abstractmethod
-    def update(self, w: Tensor, bare: Tensor, mean: Tensor, residual: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Factors A ``(1, in)`` and B ``(out, 1)`` of one edit.
-
-        Args:
-            w: the layer's weight now, ``(out, in)`` float64.
-            bare, mean: k_0 of the bare prompt and k* over all prefixes, ``(in,)``.
-            residual: v* - W k_0, ``(out,)``.
-        """
-
-    def places(self, model: LanguageModel, first: Edit, run: Run) -> tuple[list[int], Site]:
-        """See :class:`LocateAndEdit`."""
-        del first, run
-        return self.settings.layers(model), "mlp"
-
-    def written(
-        self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]], values: list[Value]
-    ) -> Shares:
-        """See :class:`LocateAndEdit`."""
-        layer, writer = steps.layers[0], steps.writer
-        ref = writer.refs[layer]
-        before = ref.matrix.double().clone() if len(edits) > 1 else None
-        shares: Shares = []
-        keys = keys_of(steps.model, rows, [layer])  # what a layer reads does not depend on its own weight
-        for bare, mean, value in zip(keys.bare[layer], keys.mean[layer], values, strict=True):
-            w = ref.matrix.double()
-            residual = value.delta.double()
-            if before is not None:  # of the edits before it in the group
-                residual = residual + (before - w) @ bare
-            a, b = self.update(w, bare, mean, residual, steps.moments[layer])
-            shares.append({ref.name: list(writer.write(layer, a, b))})
-        return shares
-
-
-class ManyBlocks(LocateAndEdit):
-    """The value of the last block's output, spread over the blocks: each takes its share of what is still missing."""
-
-    @abstractmethod
-    def solve(self, layer: int, keys: Tensor, moment: Moment) -> Tensor:
-        """A ``(n, in)`` of the update R A of a layer, for keys ``(in, n)`` float64."""
-
-    def remember(self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]]) -> None:
-        """What is kept of a group once it is written; nothing by default."""
-
-    def places(self, model: LanguageModel, first: Edit, run: Run) -> tuple[list[int], Site]:
-        """See :class:`LocateAndEdit`; the last alone where a norm after the MLP keeps its output from being added."""
-        layers = self.settings.chosen_layers(model)
-        row = rewrite_row(model, 0, first)
-        if all(adds_to_block(model, row, layer) for layer in layers):
-            return layers, "block"
-        what = f"the blocks of {model.name} have a norm behind their MLP, so the edit is not spread"
-        run.progress.message(f"{what}: block {layers[-1]} alone")
-        return layers[-1:], "mlp"
-
-    def written(
-        self, steps: Steps, edits: Sequence[Edit], rows: Sequence[Sequence[Row]], values: list[Value]
-    ) -> Shares:
-        """See :class:`LocateAndEdit`."""
-        layers, writer = steps.layers, steps.writer
-        wanted = torch.stack([value.target for value in values])  # Z, (n, hidden)
-        shares: Shares = [{} for _ in values]
-        for number, layer in enumerate(layers):
-            keys = keys_of(steps.model, rows, sorted({layer, layers[-1]}), mean=self.settings.key_mean)
-            if steps.site == "block":
-                residual = (wanted - keys.states[layers[-1]]) / (len(layers) - number)
-            else:  # one layer, whose own output was optimised
-                residual = torch.stack([value.delta.double() for value in values])
-            a = self.solve(layer, keys.mean[layer].T, steps.moments[layer])
-            first, _ = writer.write(layer, a, residual.T)
-            for place, share in enumerate(shares):
-                share[writer.refs[layer].name] = [first + place, first + place + 1]
-        self.remember(steps, edits, rows)
-        return shares
-
-
-def statistics(
-    model: LanguageModel,
-    layers: Sequence[int],
-    settings: LocateSettings,
-    run: Run,
-    *,
-    fingerprint: str | None = None,
-) -> dict[int, Moment]:
-    """C of each layer, ready to be divided by, on the model's device; a plain ridge where text is scarce."""
-    started = time.monotonic()
-    found = second_moments(model, layers, tokens=settings.moment_tokens, run=run, fingerprint=fingerprint)
-    run.measures["moment_seconds"] = time.monotonic() - started
-    moments = {}
-    for layer, moment in found.items():
-        scarce = moment.tokens < moment.matrix.shape[0]
-        ridge = max(settings.ridge, 1e-4) if scarce else settings.ridge  # singular without one
-        matrix = moment.matrix.to(model.device)
-        moments[layer] = Moment.of(matrix, ridge=ridge, tokens=moment.tokens, where=f"layer {layer}")
-    run.measures["moment_tokens"] = min(moment.tokens for moment in moments.values())
-    return moments
 
 
 def check_editable(model: LanguageModel, edits: Sequence[Edit], settings: LocateSettings) -> None:
@@ -281,12 +202,30 @@ def check_editable(model: LanguageModel, edits: Sequence[Edit], settings: Locate
     check_agreement(edits)
 
 
+def check_room(steps: Steps, edits: Sequence[Edit]) -> None:
+    """Say which of ``edits`` the text limit left out.
+
+    Raises:
+        SettingsError: it left none to be made.
+    """
+    if not steps.not_made:
+        return
+    limit, left = steps.editor.settings.text_limit, len(edits) - len(steps.entries)
+    what = f"what the edited layers give on ordinary text would change by more than {limit:.3g} of its size"
+    if not steps.entries:
+        mend = "raise text_limit, edit fewer facts at once, or choose order sequential where the method can"
+        raise SettingsError(f"no edit was made: {what}", where="text_limit", mend=mend)
+    steps.run.measures["not_made"] = left
+    steps.run.progress.message(f"{left} of {len(edits)} edits were not made: {what} (text_limit)")
+
+
 def measure_steps(steps: Steps) -> None:
     """Note what a sequence of edits cost and how much of the weights it changed; warn where that is much."""
     run, norms = steps.run, steps.writer.norms()
     run.measures |= {
         "layers": list(steps.layers),
         "edit_seconds": (time.monotonic() - steps.started) / len(steps.entries),
+        "text_change": steps.text_change(),
         "update_norm": max(norms.values()),
     }
     if run.measures["update_norm"] > NORM_WATCH:

@@ -53,6 +53,11 @@ class LocateSettings(Settings):
     stop_after: int | None = setting(
         None, "Early stop: steps after every prompt ranks the new answer first (default: none)", ge=0, unit="steps"
     )
+    text_limit: float | None = setting(
+        None,
+        "Largest change of what an edited layer gives on ordinary text, as a share; a sequence ends before it (ours)",
+        gt=0,
+    )
     precision: str = setting(
         "float32", "Arithmetic of the model while a value is searched for", choices=("float32", "bfloat16")
     )

@@ -8,21 +8,21 @@ the order of sums.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from keeps.contracts import Run
 from keeps.data.edits import Edit
 from keeps.models.changes import AdapterChange
 from keeps.models.language_model import LanguageModel
-from keeps.training.locate_edit import LocateAndEdit, check_editable, measure_steps
+from keeps.training.locate_edit import LocateAndEdit, check_editable, check_room, measure_steps
 
-SIDE_BY_SIDE = 8  # edits whose values are searched for together: a processor multiplies such batches twice as fast
+SIDE_BY_SIDE = 8  # edits whose values are searched for together: small batches use a processor badly
 
 
 def each_alone(
     editor: LocateAndEdit, model: LanguageModel, edits: Sequence[Edit], *, run: Run
-) -> Iterator[AdapterChange]:
+) -> Generator[AdapterChange, None, None]:
     """The change of each edit, in order, in a folder of its own; the model has its weights back whenever one is given.
 
     ``record.measures["edit_seconds"]`` is an edit's share of the search and its own write.
@@ -32,6 +32,7 @@ def each_alone(
 
     Raises:
         RecordError: an edit names no subject.
+        SettingsError: an edit alone passes the text limit.
         TargetError: the model has no such layers.
         TrainingError: the loss of an edit is no number.
     """
@@ -49,10 +50,12 @@ def each_alone(
                     steps,
                     run=replace(run, folder=folder, measures=dict(run.measures), curves=[]),
                     entries=[],
+                    not_made=[],
                     started=time.monotonic() - searched,
                 )
                 editor.begun(alone)  # without the keys of the edit before it
                 alone.put([edit], [own], [value])
+                check_room(alone, [edit])
                 measure_steps(alone)
                 steps.writer.restore()
                 change = editor.finished(alone, [edit])

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from keeps.errors import StatisticsError
-from keeps.numerics.editing import Moment, SparedKeys, in_null_space, least_squares, null_basis, rank_one
+from keeps.numerics.editing import (
+    Moment,
+    SparedKeys,
+    in_null_space,
+    least_squares,
+    null_basis,
+    output_change,
+    rank_one,
+)
 
 SIZES = {"width": st.integers(3, 9), "out": st.integers(1, 6), "n": st.integers(1, 3), "seed": st.integers(0, 10_000)}
 
@@ -143,3 +151,16 @@ def test_a_ridge_makes_a_singular_covariance_usable() -> None:
     c[0, 0] = 3.0
     moment = Moment.of(c, ridge=1e-4)
     assert float(moment.divided(torch.eye(3))[1, 1]) == pytest.approx(1e4)
+
+
+@given(**SIZES)
+def test_the_change_of_outputs_is_that_of_the_inputs_that_c_was_formed_from(
+    width: int, out: int, n: int, seed: int
+) -> None:
+    del n
+    rows, w, change = drawn(seed, 4 * width, width), drawn(seed + 1, out, width), drawn(seed + 2, out, width)
+    found = output_change(change, w, Moment.of(rows.T @ rows / len(rows)))
+    assert found == pytest.approx(float((rows @ change.T).norm() / (rows @ w.T).norm()), rel=1e-9)
+    assert output_change(-2 * change, w, Moment.of(rows.T @ rows)) == pytest.approx(2 * found, rel=1e-9)
+    assert output_change(torch.zeros_like(w), w, Moment.of(torch.eye(width))) == 0
+    assert output_change(change, torch.zeros_like(w), Moment.of(torch.eye(width))) == 0  # nothing is given: no share
