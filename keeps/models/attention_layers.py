@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from keeps.errors import TargetError
-from keeps.models.locate import ModuleRef, blocks, is_linear, is_transposed
+from keeps.models.locate import ModuleRef, blocks, is_linear
 from keeps.models.projection import unwrapped
 
 _PARTS = ("attn", "attention")
@@ -35,5 +35,5 @@ def attention_inputs(model: nn.Module) -> list[ModuleRef]:
             if not (isinstance(weight, nn.Parameter) and weight.is_floating_point() and not weight.is_meta):
                 mend = "load the model in float32; the edit can go onto a quantised copy later"
                 raise TargetError("the weight is quantised or not loaded", where=path, mend=mend)
-            found.append(ModuleRef(names[id(module)], module, is_transposed(module)))
+            found.append(ModuleRef.of(names[id(module)], module))
     return found

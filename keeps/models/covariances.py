@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from keeps.contracts import Run
 from keeps.errors import EmptySetError, SettingsError, StatisticsError
-from keeps.models.locate import ModuleRef, is_transposed
+from keeps.models.locate import ModuleRef
 from keeps.models.projection import evaluating
 from keeps.models.targets import ALL_LINEAR, find_targets
 from keeps.numerics.covariance import Covariance, Normalise
@@ -197,7 +197,7 @@ class _Collector:
 
 
 def _in_features(layer: nn.Module) -> int:
-    return ModuleRef("", layer, is_transposed(layer)).in_features
+    return ModuleRef.of("", layer).in_features
 
 
 def _unsteady(name: str) -> StatisticsError:

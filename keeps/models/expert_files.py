@@ -21,7 +21,7 @@ from keeps.errors import SettingsError, StorageError
 from keeps.models.changes import ChangedModel, StoredChange, check_base, copy_files
 from keeps.models.experts import ExpertsConfig, WrappedExperts, put_experts
 from keeps.models.language_model import LanguageModel
-from keeps.models.locate import ModuleRef, is_linear, is_transposed
+from keeps.models.locate import ModuleRef, is_linear
 from keeps.models.logits import check_logits
 from keeps.models.settings_files import load_by_layer, write_settings
 from keeps.weights.files import save_tensors
@@ -114,7 +114,7 @@ class ExpertsChange(StoredChange):
 
 
 def _shapes(name: str, layer: nn.Module, config: ExpertsConfig) -> dict[str, tuple[int, ...]]:
-    count, ref = len(config.types), ModuleRef(name, layer, is_transposed(layer))
+    count, ref = len(config.types), ModuleRef.of(name, layer)
     return {
         "A": (count, config.rank, ref.in_features),
         "B": (count, ref.out_features, config.rank),

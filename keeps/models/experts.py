@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from keeps.errors import SettingsError, TargetError
 from keeps.models.adapters import put_back, restore_trainable, trainable_flags
-from keeps.models.locate import ModuleRef, is_transposed
+from keeps.models.locate import ModuleRef
 from keeps.models.targets import find_targets, layer_ranks
 
 
@@ -76,7 +76,7 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.base_layer, self.config, self.name = base, config, name
         count, place = len(config.types), base.weight.device
-        ref = ModuleRef(name, base, is_transposed(base))
+        ref = ModuleRef.of(name, base)
         self.A = nn.Parameter(torch.empty(count, config.rank, ref.in_features, device=place))
         self.B = nn.Parameter(torch.empty(count, ref.out_features, config.rank, device=place))
         self.router = nn.Parameter(torch.empty(count, ref.in_features, device=place))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keeps.errors import TargetError
-from keeps.models.locate import ModuleRef, is_linear, is_transposed, mlp_outputs
+from keeps.models.locate import ModuleRef, is_linear, mlp_outputs
 from keeps.models.projection import evaluating, unwrapped
 
 CHECKED = 8  # random inputs
@@ -126,7 +126,7 @@ def feed_forwards(model: nn.Module) -> dict[str, FeedForward]:
 
 def _understood(name: str, module: nn.Module, down: ModuleRef) -> FeedForward:
     linear = {own: child for own, child in module.named_children() if is_linear(child) and child is not down.module}
-    refs = [ModuleRef(f"{name}.{own}", child, is_transposed(child)) for own, child in linear.items()]
+    refs = [ModuleRef.of(f"{name}.{own}", child) for own, child in linear.items()]
     activation = next(
         (getattr(module, own) for own in ("act_fn", "act", "activation_fn") if hasattr(module, own)), None
     )

@@ -33,6 +33,11 @@ class ModuleRef:
     module: nn.Module
     transposed: bool
 
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> ModuleRef:
+        """The reference to a layer, whose class says how it stores its weight."""
+        return cls(name, module, is_transposed(module))
+
     @property
     def weight(self) -> nn.Parameter:
         """The parameter, in the layout that the module stores."""
@@ -204,7 +209,7 @@ def _down_projection(name: str, block: nn.Module, width: int) -> ModuleRef:
             kind = str(weight.dtype).removeprefix("torch.")
             mend = "load the model in float32; the edit can go onto a quantised copy later"
             raise TargetError(f"the weight is quantised or not loaded ({kind})", where=f"{name}.{part}", mend=mend)
-    refs = [ModuleRef(f"{name}.{part}", module, is_transposed(module)) for part, module in linear]
+    refs = [ModuleRef.of(f"{name}.{part}", module) for part, module in linear]
     refs = [ref for ref in refs if ref.out_features == width]
     if not refs:
         mend = "choose a transformer whose blocks end in a linear layer, not quantised"
