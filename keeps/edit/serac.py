@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +34,15 @@ from keeps.data.edits import Edit, check_edits
 from keeps.data.other_edits import other_edits
 from keeps.data.records import RecordSet
 from keeps.errors import EmptySetError
-from keeps.models.adapters import Factors, added, wrap_lora
+from keeps.models.adapters import Factors, added
 from keeps.models.language_model import LanguageModel
 from keeps.models.memory import MemoryChange, MemoryMethod, finish_memory
 from keeps.models.notebook import Notebook, notes_of, stated
-from keeps.models.plain_layers import plain_layers
 from keeps.models.routed import Route, Router
 from keeps.registry import method
 from keeps.settings import setting
 from keeps.training.batches import TokenizedExample
-from keeps.training.circumstances import own_random_numbers
-from keeps.training.loop import train
+from keeps.training.lora_factors import lora_factors
 from keeps.training.settings import TrainingSettings
 from keeps.weights.files import load_tensors, save_tensors
 
@@ -236,14 +233,5 @@ def train_counterfactual(
         for question in (edit.prompt, *edit.paraphrases[:1]):
             context, answer = model.encode_pair(counterfactual_prompt(stated(edit), question), edit.target_new)
             examples.append(TokenizedExample((*context, *answer), len(context)))
-    with plain_layers(model.model):
-        with own_random_numbers(model.device):
-            torch.manual_seed(run.seed)
-            wrapped = wrap_lora(model.model, targets=settings.targets, rank=settings.rank, alpha=float(settings.rank))
-        try:
-            pad: Any = model.encoder.pad_token_id
-            train(wrapped.peft_model, examples, settings, run, pad_token_id=pad)
-            factors = wrapped.factors()
-        finally:
-            wrapped.unwrap()
+    factors = lora_factors(model, examples, settings, run, targets=settings.targets, rank=settings.rank)
     return {f"{name}.{part}": value for name, pair in factors.items() for part, value in zip("AB", pair, strict=True)}

@@ -12,18 +12,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from keeps.contracts import Run
 from keeps.errors import EmptySetError, RecordError
-from keeps.models.adapters import wrap_lora
 from keeps.models.language_model import LanguageModel
-from keeps.models.plain_layers import plain_layers
 from keeps.models.thoughts import Thinker, editor_prompt, same_sentence
 from keeps.training.batches import TokenizedExample
-from keeps.training.circumstances import own_random_numbers
-from keeps.training.loop import train
+from keeps.training.lora_factors import lora_factors
 from keeps.training.settings import TrainingSettings
 
 STEP, ANSWER = "[STEP]", "[ANSWER]"
@@ -228,12 +224,4 @@ def train_editor(
     for pair in pairs:
         context, answer = model.encode_pair(editor_prompt(pair.question, pair.old, pair.fact), "\n".join(pair.new))
         examples.append(TokenizedExample((*context, *answer, *end), len(context)))
-    with plain_layers(model.model):
-        with own_random_numbers(model.device):
-            torch.manual_seed(run.seed)
-            wrapped = wrap_lora(model.model, targets=targets, rank=rank, alpha=float(rank))
-        try:
-            train(wrapped.peft_model, examples, settings, run, pad_token_id=model.encoder.pad_token_id)
-            return wrapped.factors()
-        finally:
-            wrapped.unwrap()
+    return lora_factors(model, examples, settings, run, targets=targets, rank=rank)
