@@ -122,7 +122,7 @@ def test_with_data_the_claim_runs_the_identities_and_this_form_alone(
         monkeypatch.setattr(whole, name, lambda *given, mark=mark: asked.append(given) or iter([mark]))
     assert list(whole.experiment(ClaimRun(data=published(tmp_path)))) == list(marks.values())
     assert [edit.subject for edit in asked[0][1]] == ["Oslo", "Bergen"]
-    assert asked[1][2] == whole.CHECKED
+    assert asked[1][2] == whole.PUBLISHED
 
 
 def test_the_claim_names_its_files() -> None:
