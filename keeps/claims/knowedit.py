@@ -198,7 +198,7 @@ CLAIM = Claim(
     "98.6/55.9/52.0, MEMIT 98.1/58.6/46.6, FT-M 100/74.4/76.8",
     paper="arXiv:2401.01286",
     seeds=(SEED,),
-    minutes=75,
+    minutes=100,
     experiment=experiment,
     files=FILES,
 )
