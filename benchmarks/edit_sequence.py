@@ -196,15 +196,13 @@ def in_weights(model: LanguageModel, sequence: Course, measure: Measure, seed: i
             write_keys(folder, getattr(editor, "held", {}))
 
         for point in (point for point in points(len(sequence.edits)) if point > sequence.done):
-            since = time.process_time()
+            since, full = time.process_time(), bool(sequence.rows) and sequence.rows[-1]["full"]
             for start in range(sequence.done, point, sequence.per_step):
-                if not (steps.not_made or (sequence.rows and sequence.rows[-1]["full"])):
+                if not (full or steps.not_made):
                     steps.write(sequence.edits[start : min(start + sequence.per_step, point)], measured=False)
             moved = {"update_norm": max(steps.writer.norms().values()), "text_change": steps.text_change()}
-            moved |= {
-                "made": sum(len(a) for a, _ in steps.writer.parts[steps.layers[-1]]),
-                "full": bool(steps.not_made),
-            }
+            made = sum(len(a) for a, _ in steps.writer.parts[steps.layers[-1]])
+            moved |= {"made": made, "full": full or bool(steps.not_made)}
             row = {**measure(model, sequence.edits[:point]), "seconds": sequence.seconds(since), **moved}
             sequence.store(row, write)
 
