@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from keeps.errors import StorageError
-from keeps.weights.files import sync, sync_all
+from keeps.weights.files import remove_leftovers, sync, sync_all
 
 
 def publish(partial: Path, final: Path) -> None:
     """Flush everything under ``partial`` to the disk, then rename it to ``final``, which must not exist.
 
-    Whenever the process or the machine dies, ``final`` is there with all its contents or not at all.
+    Whenever the process or the machine dies, ``final`` is there with all its contents or not at all. What earlier,
+    killed processes were writing under temporary names is removed first: users get whole files alone.
     """
+    remove_leftovers(partial)
     sync_all(partial)
     partial.rename(final)
     sync(final.parent)

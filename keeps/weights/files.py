@@ -117,6 +117,23 @@ def is_leftover(path: Path) -> bool:
     return path.name.endswith(PARTIAL) or path.name.startswith(".tmp")
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Remove what killed processes were writing under ``folder``; nobody else may be writing there now.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "whole.txt").write_text("stays"), (folder / ".half.txt.12-ab.partial").write_text("go")
+    >>> remove_leftovers(folder)
+    >>> [path.name for path in folder.iterdir()]
+    ['whole.txt']
+    """
+    for path in [path for path in Path(folder).rglob("*") if is_leftover(path)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it may have lain in a folder that just went
+
+
 def save_tensors(
     path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:

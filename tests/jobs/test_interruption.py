@@ -151,6 +151,8 @@ def test_death_before_the_final_name_is_told_to_the_next_process_and_continued(
     said = (tmp_path / "output").read_text()
     assert "--resume" in said
     assert "--restart" in said
+    [partial] = (tmp_path / "runs").iterdir()
+    (partial / ".start.safetensors.12-ca59fd2e.partial").write_bytes(b"half")  # killed in the middle of a file
     assert commands.run([*words, "--resume"], tmp_path / "output") == 0
     check_same(tmp_path, undisturbed("lora"))
 
