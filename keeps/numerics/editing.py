@@ -78,17 +78,26 @@ class Moment:
         return torch.cholesky_solve(keys.to(self.root), self.root)
 
 
-def output_change(change: Tensor, weight: Tensor, moment: Moment) -> float:
-    """How much of what a layer gives elsewhere an update changes: sqrt(tr(dW C dW^T) / tr(W C W^T)), 0 for none.
+def output_size(weight: Tensor, moment: Moment) -> float:
+    """The size of what a layer gives elsewhere, sqrt(E ||W k||^2) = sqrt(tr(W C W^T)), for W ``(out, in)``.
 
-    Args:
-        change, weight: dW and W, ``(out, in)``.
-
-    >>> round(output_change(torch.eye(2) / 4, torch.eye(2), Moment.of(torch.diag(torch.tensor([9.0, 1.0])))), 6)
-    0.25
+    >>> output_size(torch.eye(2), Moment.of(torch.diag(torch.tensor([9.0, 16.0]))))
+    5.0
     """
-    moved, given = (float(((one := some.double()) @ moment.matrix * one).sum()) for some in (change, weight))
-    return (max(moved, 0.0) / given) ** 0.5 if given > 0 else 0.0
+    w = weight.to(moment.matrix)
+    return max(float((w @ moment.matrix * w).sum()), 0.0) ** 0.5
+
+
+def update_size(a: Tensor, b: Tensor, moment: Moment) -> float:
+    """The same of an update B A, from its factors ``(n, in)`` and ``(out, n)``: sqrt(tr(A C A^T B^T B)).
+
+    >>> update_size(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0]]), Moment.of(torch.diag(torch.tensor([9.0, 16.0]))))
+    12.0
+    """
+    a, b = a.to(moment.matrix), b.to(moment.matrix)
+    if len(a) >= len(b):  # no fewer edits than outputs: the factors save nothing
+        return output_size(b @ a, moment)
+    return max(float((a @ moment.matrix @ a.T * (b.T @ b)).sum()), 0.0) ** 0.5
 
 
 def rank_one(residual: Tensor, key: Tensor, moment: Moment, *, at: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -22,13 +22,13 @@ from keeps.data.edits import Edit, check_agreement, check_edits
 from keeps.data.records import RecordSet
 from keeps.errors import SettingsError
 from keeps.models.changes import AdapterChange
-from keeps.models.edit_files import EditEntry, finish_weights
+from keeps.models.edit_files import EditEntry, finish_weights, joined
 from keeps.models.edit_rows import Row, check_subject, edit_rows
 from keeps.models.language_model import LanguageModel
 from keeps.models.own_prefixes import stored_prefixes
 from keeps.models.suffixes import Site
 from keeps.models.weight_writer import Writer, writing
-from keeps.numerics.editing import Moment, output_change
+from keeps.numerics.editing import Moment, output_size, update_size
 from keeps.training.edit_losses import probabilities
 from keeps.training.locate_settings import LocateSettings
 from keeps.training.locate_statistics import statistics
@@ -50,6 +50,7 @@ class Steps:
         layers: that are written to; values are searched for in the last one, at ``site``.
         entries: of the edits that were written, in order.
         not_made: ids of edits that the text limit left out.
+        given: layer -> size of what it gives on ordinary text untouched, once it was asked for.
     """
 
     editor: LocateAndEdit
@@ -65,6 +66,7 @@ class Steps:
     entries: list[EditEntry] = field(default_factory=list)
     not_made: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    given: dict[int, float] = field(default_factory=dict)
 
     def write(self, edits: Sequence[Edit], *, measured: bool = True) -> list[EditEntry]:
         """Write a group of edits, whose values are searched for side by side, on top of those before it.
@@ -109,11 +111,14 @@ class Steps:
 
     def text_change(self) -> float:
         """The largest share, over the layers, of what they give on ordinary text that was changed so far."""
-        changed = self.writer.changes.items()
-        return max(
-            (output_change(change, self.writer.original(layer), self.moments[layer]) for layer, change in changed),
-            default=0.0,
-        )
+        shares = [0.0]
+        for layer, parts in self.writer.parts.items():
+            moment = self.moments[layer]
+            if layer not in self.given:
+                self.given[layer] = output_size(self.writer.original(layer), moment)
+            if self.given[layer] > 0:
+                shares.append(update_size(*joined(parts), moment) / self.given[layer])
+        return max(shares)
 
 
 class LocateAndEdit(ABC):

@@ -15,8 +15,9 @@ from keeps.numerics.editing import (
     in_null_space,
     least_squares,
     null_basis,
-    output_change,
+    output_size,
     rank_one,
+    update_size,
 )
 
 SIZES = {"width": st.integers(3, 9), "out": st.integers(1, 6), "n": st.integers(1, 3), "seed": st.integers(0, 10_000)}
@@ -154,13 +155,14 @@ def test_a_ridge_makes_a_singular_covariance_usable() -> None:
 
 
 @given(**SIZES)
-def test_the_change_of_outputs_is_that_of_the_inputs_that_c_was_formed_from(
+def test_the_size_of_outputs_is_that_on_the_inputs_that_c_was_formed_from(
     width: int, out: int, n: int, seed: int
 ) -> None:
-    del n
-    rows, w, change = drawn(seed, 4 * width, width), drawn(seed + 1, out, width), drawn(seed + 2, out, width)
-    found = output_change(change, w, Moment.of(rows.T @ rows / len(rows)))
-    assert found == pytest.approx(float((rows @ change.T).norm() / (rows @ w.T).norm()), rel=1e-9)
-    assert output_change(-2 * change, w, Moment.of(rows.T @ rows)) == pytest.approx(2 * found, rel=1e-9)
-    assert output_change(torch.zeros_like(w), w, Moment.of(torch.eye(width))) == 0
-    assert output_change(change, torch.zeros_like(w), Moment.of(torch.eye(width))) == 0  # nothing is given: no share
+    rows, w = drawn(seed, 4 * width, width), drawn(seed + 1, out, width)
+    a, b = drawn(seed + 2, n, width), drawn(seed + 3, out, n)
+    moment = Moment.of(rows.T @ rows)
+    assert output_size(w, moment) == pytest.approx(float((rows @ w.T).norm()), rel=1e-9)
+    assert output_size(-2 * w, moment) == pytest.approx(2 * output_size(w, moment), rel=1e-9)
+    assert output_size(torch.zeros_like(w), moment) == 0
+    assert update_size(a, b, moment) == pytest.approx(float((rows @ (b @ a).T).norm()), rel=1e-9)
+    assert update_size(a, torch.zeros_like(b), moment) == 0

@@ -78,6 +78,12 @@ def test_a_group_is_made_whole_or_not_at_all(smollm2: LanguageModel, tmp_path: P
         rows, values = steps.search(EDITS[:1])
         steps.put(EDITS[:1], rows, values)
         held = model.fingerprint
+        shares = [  # of what every token gives, by the definition and not by the factors
+            float(torch.trace(dw @ c @ dw.T) / torch.trace(w @ c @ w.T)) ** 0.5
+            for layer, dw in steps.writer.changes.items()
+            for w, c in [(steps.writer.original(layer), steps.moments[layer].matrix)]
+        ]
+        assert steps.text_change() == pytest.approx(max(shares), rel=1e-9)
         editor.settings = AlphaEditSettings.from_mapping({**quick, "text_limit": steps.text_change() * 0.5})
         assert steps.write(EDITS[1:]) == []
         assert model.fingerprint == held
