@@ -124,7 +124,7 @@ def verify_unlearning(
     else:
         items += items_of(load_records(holdout, marks=marks), "holdout", seed=seed)
     check_items(items, "forget, retain, holdout")
-    probe = UnlearningProbe(items, name="verification")
+    probe = UnlearningProbe(items, name="verification", gradient_norm="none" if holdout is None else "whole")
     wordings = _other_wordings(forget)
     with space.ledger() as ledger:
 

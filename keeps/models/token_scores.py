@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from keeps.errors import RecordError
 from keeps.models.cache import CacheState
 from keeps.models.checks import Pair, check_context, check_lengths, located, short
+from keeps.models.gradient_norms import Kind, gradient_norm
 from keeps.models.projection import chunks
 from keeps.models.scoring import Advance, Engine, Tokens, Wanted, read_pairs, vocabulary_size, wanted_states
 from keeps.models.windows import text_windows
@@ -132,6 +134,7 @@ class TokenScoring:
 
     if TYPE_CHECKING:
         encoder: TextEncoder
+        model: nn.Module
         name: str
 
         @property
@@ -169,6 +172,24 @@ class TokenScoring:
         with self._reading() as engine:
             read_pairs(engine, pairs, lists.read, advance=share)
         return [lists.joined([next(numbers) for _ in several]) for several in parts]
+
+    def gradient_norms(
+        self, prompts: Sequence[str], answers: Sequence[str], *, kind: Kind = "whole", advance: Advance | None = None
+    ) -> list[float]:
+        """How strongly each answer after its prompt pulls at the weights; see :func:`gradient_norm`.
+
+        The items are those of :meth:`token_logprobs`. A backward pass an item; the weights stay as they are.
+
+        Raises:
+            KeepsError: as :meth:`token_logprobs`.
+        """
+        check_lengths(prompts, answers, "answers")
+        found = []
+        for number, item in enumerate(zip(prompts, answers, strict=True)):
+            found.append(gradient_norm(self.model, list(self._parts(number, *item)), kind=kind))
+            if advance is not None:
+                advance(1)
+        return found
 
     def _parts(self, number: int, prompt: str, answer: str) -> Iterator[Pair]:
         if prompt:

@@ -10,8 +10,9 @@ p-value of a Kolmogorov-Smirnov test that the truth ratios of both come from one
 cannot be told apart; near 0 they can, because too little was forgotten or too much. ``privleak`` compares the areas
 under the curve of a membership attack: ``direct`` above 0 still leaks, ``muse`` has the sign of MUSE's tables.
 
-Attacks (``mia``): loss, loss over zlib, loss less that of ``reference_model``, Min-K % and Min-K %++. Their area is
-1 where the forget set looks like training data beside the holdout set, and 1/2 where it cannot be told from it.
+Attacks (``mia``): loss, loss over zlib, loss less that of ``reference_model``, Min-K %, Min-K %++ and, with
+``gradient_norm``, how strongly a text pulls at the weights. Their area is 1 where the forget set looks like training
+data beside the holdout set, and 1/2 where it cannot be told from it.
 
 Use when: a model was to forget persons, texts or facts and you want to know whether it did; you compare unlearning
 methods; you fear that a model memorised its training data or leaks who is in it.
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ATTACKED = ("forget", "holdout")  # parts whose tokens are compared with the whole vocabulary
+NONE = "none"  # no gradient is taken
 FORMS = {"plain": "{question}", "question_answer": "Question: {question}\nAnswer:"}
 
 
@@ -83,22 +85,33 @@ class UnlearningProbe:
         form: how a question is put: ``"plain"``, as keeps trains on it, or ``"question_answer"``, with these two
             words before it and after it.
         new_tokens: most tokens of an answer; 0 takes as many as the longest reference has, and three.
+        gradient_norm: ``"whole"`` or ``"per_tensor"`` takes the norm of the gradient of forget and holdout items, at
+            a backward pass each; ``"none"`` does not.
 
     Raises:
         KeepsError: as :func:`keeps.data.unlearning.check_items`.
     """
 
-    def __init__(self, items: Sequence[Item], *, name: str = "items", form: str = "plain", new_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        name: str = "items",
+        form: str = "plain",
+        new_tokens: int = 0,
+        gradient_norm: str = NONE,
+    ) -> None:
         check_items(items, name)
-        self.name, self.form, self.new_tokens = name, form, new_tokens
+        self.name, self.form, self.new_tokens, self.gradient_norm = name, form, new_tokens, gradient_norm
         self.items = list(items)
         self.questions = [Question.of(item, form) for item in self.items]
 
     @property
     def fingerprint(self) -> str:
         """Hash of the items and of the way they are asked (16 hexadecimal digits)."""
-        content = json.dumps(["unlearning-2", items_fingerprint(self.items), self.form, self.new_tokens])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        content = ["unlearning-2", items_fingerprint(self.items), self.form, self.new_tokens]
+        content += [] if self.gradient_norm == NONE else [self.gradient_norm]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
     def ids(self) -> list[str]:
@@ -114,12 +127,22 @@ class UnlearningProbe:
         if not all(hasattr(answerer, name) for name in ("token_logprobs", "logprob", "generate")):
             mend = "probe a local model: forgetting does not show in what is said alone"
             raise SettingsError("this answerer gives no token probabilities", where=self.name, mend=mend)
+        if self.gradient_norm != NONE and not hasattr(answerer, "gradient_norms"):
+            mend = "probe a local model, or leave gradient_norm out"
+            raise SettingsError("this answerer has no weights to take gradients by", where=self.name, mend=mend)
         said = [question for question in self.questions if question.reference]
-        total = len(self.questions) + len(said) + sum(len(question.alternatives) for question in self.questions)
+        pulled = [] if self.gradient_norm == NONE else [q for q in self.questions if q.item.part in ATTACKED]
+        total = (
+            len(self.questions)
+            + len(said)
+            + len(pulled)
+            + sum(len(question.alternatives) for question in self.questions)
+        )
         with run.progress.task(f"probe {self.name}", total) if run else nullcontext() as task:
             advance = {"advance": task.advance} if task else {}
             scored = self._answers(answerer, advance)
             others = self._alternatives(answerer, advance)
+            pulls = self._gradients(answerer, pulled, advance)
             room = self.new_tokens or answer_room(answerer, (question.reference for question in said))
             written: dict[str, str] = {}
             for stop in (("\n",), ()):  # a text goes on behind the end of a line
@@ -128,7 +151,7 @@ class UnlearningProbe:
                 texts = answerer.generate(beginnings, max_new_tokens=room, stop=stop, **advance) if part else []
                 written.update(zip((question.item.id for question in part), texts, strict=True))
         return [
-            _row(question, score, alternatives, written.get(question.item.id, ""))
+            _row(question, score, alternatives, written.get(question.item.id, ""), pulls.get(question.item.id))
             for question, score, alternatives in zip(self.questions, scored, others, strict=True)
         ]
 
@@ -141,6 +164,14 @@ class UnlearningProbe:
             scores = answerer.token_logprobs(prompts, answers, moments=attacked, **advance) if part else []
             found.update(zip((question.item.id for question in part), scores, strict=True))
         return [found[question.item.id] for question in self.questions]
+
+    def _gradients(self, answerer: Any, questions: Sequence[Question], advance: Mapping[str, Any]) -> dict[str, float]:
+        """The norm of the gradient of each of ``questions``, by its id."""
+        if not questions:
+            return {}
+        prompts, answers = [q.prompt for q in questions], [q.item.answer for q in questions]
+        norms = answerer.gradient_norms(prompts, answers, kind=self.gradient_norm, **advance)
+        return {question.item.id: norm for question, norm in zip(questions, norms, strict=True)}
 
     def _alternatives(self, answerer: Any, advance: Mapping[str, Any]) -> list[list[float]]:
         """Mean log-probability of a token of each alternative, a list a question."""
@@ -173,6 +204,12 @@ class UnlearningSettings(Settings):
         advanced=True,
     )
     min_k: float = setting(0.4, "Share of the least likely tokens in the Min-K attacks", gt=0, le=1)
+    gradient_norm: str = setting(
+        NONE,
+        "Attack by the norm of the gradient too: of all weights, or the mean over tensors as open-unlearning has it; "
+        "a backward pass for each item",
+        choices=(NONE, "whole", "per_tensor"),
+    )
     form: str = setting(
         "plain", "How a question is put: as it stands, or between Question: and Answer:", choices=tuple(FORMS)
     )
@@ -207,7 +244,8 @@ class Unlearning(ProbingSystem):
             items, selection.limit, selection.seed, group=lambda item: item.part, identity=lambda item: item.id
         )
         name = data.source if isinstance(data, RecordSet) else str(data)
-        return UnlearningProbe(chosen, name=name, form=self.settings.form, new_tokens=self.settings.new_tokens)
+        how = {name: getattr(self.settings, name) for name in ("form", "new_tokens", "gradient_norm")}
+        return UnlearningProbe(chosen, name=name, **how)
 
     def measure(self, asked: Sequence[ModelRows], *, seed: int = 0) -> Findings:
         """Everything of each model, and what needs the retain-only or the reference model.
@@ -229,7 +267,7 @@ class Unlearning(ProbingSystem):
         return draw_unlearning(self.measure(asked, seed=seed).measures)
 
 
-def _row(question: Question, scored: Any, alternatives: Sequence[float], text: str) -> Row:
+def _row(question: Question, scored: Any, alternatives: Sequence[float], text: str, pull: float | None) -> Row:
     item = question.item
     recall, f1 = 0.0, 0.0
     if question.reference:
@@ -248,6 +286,8 @@ def _row(question: Question, scored: Any, alternatives: Sequence[float], text: s
         "rouge_l_recall": recall,
         "rouge_l_f1": f1,
     }
+    if pull is not None:
+        details["gradient_norm"] = pull
     if alternatives:
         details |= {"right": alternatives[0], "wrong": list(alternatives[1:])}
     if not item.question:

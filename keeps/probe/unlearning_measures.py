@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 KEPT = ("retain", "real_authors", "world_facts")  # parts of the model utility
 AMONG_OPTIONS = ("real_authors", "world_facts")  # their probability is one among the options, as in TOFU
-ATTACKS = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus")
+ATTACKS = ("loss", "zlib", "reference", "min_k", "min_k_plus_plus", "gradient_norm")
 Triple = tuple[float, float, float]
 
 
@@ -117,6 +117,8 @@ def attack_scores(
     if attack == "min_k_plus_plus":
         found = [row.details for row in rows]
         return [min_k_plus_score(each["logprobs"], each["means"], each["deviations"], min_k) for each in found]
+    if attack == "gradient_norm":
+        return [row.details["gradient_norm"] for row in rows]
     raise ValueError(f'no attack "{attack}": {", ".join(ATTACKS)}')
 
 
@@ -216,6 +218,8 @@ def _membership(model: ModelRows, retain: ModelRows | None, reference: ModelRows
         metric = f"mia.{attack}.area"
         if attack == "reference" and (reference is None or model is reference):
             continue
+        if attack == "gradient_norm" and not any(attack in row.details for row in model.rows):
+            continue  # it was not asked for
         area = _area(model, attack, reference, how)
         if area is None:
             note = "membership is attacked with a forget and a holdout set"

@@ -83,7 +83,7 @@ def test_a_job_is_done_once_verified_and_found_again(model: LanguageModel, tmp_p
     found = done.verification
     assert found is not None
     metrics = {measure.metric for measure in found.findings.measures}
-    assert {"extraction_strength", "exact_memorisation", "mia.min_k.area"} <= metrics
+    assert {"extraction_strength", "exact_memorisation", "mia.min_k.area", "mia.gradient_norm.area"} <= metrics
     assert [attack.n for attack in found.attacks] == [6, 3]
     assert any("retain-model" in note for note in found.notes)
     assert found.tables[-1].rows

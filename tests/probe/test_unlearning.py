@@ -44,6 +44,27 @@ def test_rows_hold_the_scores_of_answers_paraphrases_and_texts(tiny_llama: Langu
     assert text.details["zlib"] == len(zlib.compress(ITEMS[2].answer.encode()))
 
 
+def test_gradients_are_taken_where_membership_is_attacked_if_they_are_asked_for(tiny_llama: LanguageModel) -> None:
+    plain = UnlearningProbe(ITEMS)
+    asked = {kind: UnlearningProbe(ITEMS, gradient_norm=kind) for kind in ("none", "whole", "per_tensor")}
+    assert asked["none"].fingerprint == plain.fingerprint
+    assert len({probe.fingerprint for probe in asked.values()}) == 3
+    assert not any("gradient_norm" in row.details for row in plain(tiny_llama))
+    for kind in ("whole", "per_tensor"):
+        forget, retain, text = asked[kind](tiny_llama)
+        assert "gradient_norm" not in retain.details
+        wanted = tiny_llama.gradient_norms(["Per Berg lives in", ""], ["Oslo", ITEMS[2].answer], kind=kind)  # type: ignore[arg-type]
+        assert [row.details["gradient_norm"] for row in (forget, text)] == pytest.approx(wanted, rel=1e-4)
+
+    class Scoring:
+        """Probabilities without weights."""
+
+        token_logprobs, logprob, generate = tiny_llama.token_logprobs, tiny_llama.logprob, tiny_llama.generate
+
+    with pytest.raises(SettingsError, match="no weights to take gradients by"):
+        asked["whole"](Scoring())
+
+
 def test_questions_are_put_in_the_form_that_is_asked_for(tiny_llama: LanguageModel) -> None:
     rows = UnlearningProbe(ITEMS, form="question_answer")(tiny_llama)
     assert rows[1].prompt == "Question: Who is Per Berg?\nAnswer:"
@@ -184,7 +205,9 @@ def test_attack_scores_of_rows() -> None:
     assert attack_scores(rows, "reference", 0.4, others) == [-0.25]
     assert attack_scores(rows, "min_k", 0.5) == [3.0]
     assert attack_scores(rows, "min_k_plus_plus", 0.5) == [1.0]
-    with pytest.raises(ValueError, match="gradient"):
+    rows[0].details["gradient_norm"] = 0.25
+    assert attack_scores(rows, "gradient_norm", 0.5) == [0.25]
+    with pytest.raises(ValueError, match="no attack"):
         attack_scores(rows, "gradient", 0.5)
 
 
