@@ -119,6 +119,7 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     yield from set_apart(
         lambda own: capital_checks(model, MORE_CAPITALS, MORE_TOKENS, own),
         run,
+        "more capitals",
         f"; {len(capitals(MORE_CAPITALS).countries)} capitals, {MORE_TOKENS} tokens",
     )
 

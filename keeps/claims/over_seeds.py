@@ -11,12 +11,16 @@ from keeps.claims.base import Check, ClaimRun
 from keeps.claims.parts import Parts
 
 
-def set_apart(experiment: Callable[[ClaimRun], Iterator[Check]], run: ClaimRun, suffix: str) -> Iterator[Check]:
-    """The checks of ``experiment``; their names and those of its tables end with ``suffix``."""
-    own = replace(run, tables={})
-    for check in experiment(own):
-        yield replace(check, name=check.name + suffix)
-    run.tables.update({name + suffix: table for name, table in own.tables.items()})
+def set_apart(
+    experiment: Callable[[ClaimRun], Iterator[Check]], run: ClaimRun, name: str, suffix: str
+) -> Iterator[Check]:
+    """The checks of ``experiment``, part ``name`` of the claim; their names and its tables' end with ``suffix``.
+
+    Where an interrupted run has finished the part, it is not measured again.
+    """
+    found = run.parts(name, partial(_measured, experiment, run))
+    yield from (replace(check, name=check.name + suffix) for check in map(Check.from_mapping, found["checks"]))
+    run.tables.update({table + suffix: content for table, content in found["tables"].items()})
 
 
 def over_seeds(
@@ -24,7 +28,7 @@ def over_seeds(
 ) -> Callable[[ClaimRun], Iterator[Check]]:
     """``experiment`` with each of ``seeds`` in turn; names and tables of all but the first say their seed.
 
-    A seed is a part of the claim: where an interrupted run has finished it, it is not measured again.
+    Each seed is a part of the claim (:func:`set_apart`).
 
     >>> each = over_seeds(lambda run, seed: iter([Check("a draw", seed, "any", True)]), (3, 4))
     >>> [check.name for check in each(ClaimRun())]
@@ -35,13 +39,11 @@ def over_seeds(
         for seed in seeds:
             run.progress.message(f"seed {seed}")
             suffix = "" if seed == seeds[0] else f"; seed {seed}"
-            found = run.parts(f"seed {seed}", partial(_measured, experiment, run, seed))
-            yield from (replace(check, name=check.name + suffix) for check in map(Check.from_mapping, found["checks"]))
-            run.tables.update({name + suffix: table for name, table in found["tables"].items()})
+            yield from set_apart(lambda own, seed=seed: experiment(own, seed), run, f"seed {seed}", suffix)
 
     return all_of_them
 
 
-def _measured(experiment: Callable[[ClaimRun, int], Iterator[Check]], run: ClaimRun, seed: int) -> dict[str, Any]:
+def _measured(experiment: Callable[[ClaimRun], Iterator[Check]], run: ClaimRun) -> dict[str, Any]:
     own = replace(run, tables={}, parts=Parts())
-    return {"checks": [asdict(check) for check in experiment(own, seed)], "tables": own.tables}
+    return {"checks": [asdict(check) for check in experiment(own)], "tables": own.tables}
