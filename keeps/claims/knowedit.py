@@ -36,7 +36,7 @@ from keeps.registry import find_method, methods
 CARD = "knowedit"
 WORLD = "world:known:capital,world:known:country_of_city"
 SEED = 0
-REQUESTS, FEWER = 100, 30  # of the methods that checks are about, and of the others
+REQUESTS = 100
 SEQUENCE = 50
 CODEBOOK = 10
 CHECKED = ("rome", "memit", "ft_m")
@@ -79,16 +79,14 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     restored = True
     for name in _order():
         run.progress.message(f"editing with {name}")
-        wanted = edits if name in CHECKED else edits[:FEWER]
-        own = [row for row in before if row.details["edit"] in {edit.id for edit in wanted}]
-        measured = partial(_measured, model, name, wanted, own, run.progress)
+        measured = partial(_measured, model, name, edits, before, run.progress)
         try:
             found = run.parts(name, measured)
         except KeepsError as error:
             table[name] = {"not run": str(error)}
             continue
         restored &= found["restored"]
-        table[name] = {"edits": len(wanted), "alone": name not in TOGETHER, **found["figures"]}
+        table[name] = {"edits": len(edits), "alone": name not in TOGETHER, **found["figures"]}
     yield from _table_checks(table)
     yield Check("the model has its very weights back after every edit", float(restored), "always", restored)
     yield from _ike_check(model, edits[0])
@@ -198,7 +196,7 @@ CLAIM = Claim(
     "98.6/55.9/52.0, MEMIT 98.1/58.6/46.6, FT-M 100/74.4/76.8",
     paper="arXiv:2401.01286",
     seeds=(SEED,),
-    minutes=100,
+    minutes=210,
     experiment=experiment,
     files=FILES,
 )
