@@ -48,7 +48,7 @@ from keeps.weights.files import atomic_folder, atomic_write_bytes, load_tensors,
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit, 5 % of the energy": ("alphaedit", {"energy": 0.05}),
     "alphaedit, stop at 0.7 nats": ("alphaedit", {"stop_loss": 0.7}),  # half as likely as not is enough: smaller writes
-    "alphaedit, text limit": ("alphaedit", {"stop_loss": 0.7, "text_limit": 0.5}),
+    "alphaedit, text limit": ("alphaedit", {"stop_loss": 0.7, "text_limit": 0.4}),
     "alphaedit, search as published": ("alphaedit", {"learning_rate": 0.1, "clamp": 0.75, "weight_decay": 0.5}),
     **{name: (name, {}) for name in ("alphaedit", "memit", "rome", "grace")},
 }
@@ -58,8 +58,8 @@ STATE = 2  # of the files in a method's folder
 JOURNAL, FACTORS, CODEBOOK = "journal.json", "factors.safetensors", "codebook.safetensors"
 SHOWN = {
     "held": "edits so far that hold (%)",
-    "kept": "neighbours answered as before (%)",
-    "perplexity": "perplexity, times the start",
+    "kept": "neighbours as before (%)",
+    "perplexity": "perplexity, times the start, to 10",
     "seconds": "processor seconds so far",
 }
 
@@ -253,9 +253,10 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Pat
                 axes.plot(
                     *zip(*drawn, strict=True), color=PALETTE[number % len(PALETTE)], marker="o", ms=3, label=method
                 )
-        if share == 100:
-            axes.set_ylim(-3, 103)
-    places[0].legend(frameon=False, fontsize=9)
+        if name != "seconds":
+            axes.set_ylim(*((-3, 103) if share == 100 else (0.9, 10)))
+    lines, labels = places[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
 

@@ -11,15 +11,18 @@ With ``--data`` the facts are those of TOFU, with its measures (:mod:`keeps.clai
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from keeps.claims.base import Check, Claim, ClaimRun
+from keeps.claims.unlearning_attacks import attack_areas
 from keeps.claims.unlearning_exactness import exactness_checks
 from keeps.claims.unlearning_learning import forgotten, trained_on
 from keeps.claims.unlearning_people import examples_of, invented_facts
@@ -79,7 +82,7 @@ class Scores:
     paraphrased: float  # memorisation of the forget set in another wording
     loss: Mapping[str, float]  # mean loss of a token, by part
     area: float  # of the Min-K attack, forget against holdout
-    ratios: tuple[float, ...]  # truth ratios of the forget set
+    ratios: Sequence[float]  # truth ratios of the forget set
     text_loss: float  # nats a token of held-out text
     seconds: float = 0.0
 
@@ -105,17 +108,21 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
         yield from tofu(model, run)
         return
     learning = AdapterSettings(epochs=40, stop_loss=LEARNED, **LEARNING)
+    attacks: dict[str, Any] = {}
+    run.tables["area of each attack on membership"] = attacks
     with trained_on(model, examples_of("retain"), learning, run, SEED):
         retrained = scores(model)
+        attacks["retrained"] = attack_areas(model, min_k=MIN_K)
     with trained_on(model, examples_of("forget", "retain"), learning, run, SEED):
         before = scores(model)
+        attacks["before"] = attack_areas(model, min_k=MIN_K)
         yield from _start_checks(before, retrained)
         table = {"before": before.row(before, retrained), "retrained": retrained.row(before, retrained)}
         run.tables["methods"] = table
         found: dict[str, Scores] = {}
         for name, settings in METHODS.items():
             run.progress.message(f"{name}: {len(found) + 1} of {len(METHODS)}")
-            found[name] = unlearned(model, name, settings, run)
+            found[name] = Scores(**run.parts(name, partial(unlearned, model, name, settings, run)))
             table[name] = found[name].row(before, retrained)
             if name == "gradient_ascent":
                 yield from _npo_checks(found["npo"], found[name], before)
@@ -123,13 +130,13 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     run.tables["settings"] = {name: dict(settings) for name, settings in METHODS.items()}
 
 
-def unlearned(model: LanguageModel, name: str, settings: Mapping[str, Any], run: ClaimRun) -> Scores:
-    """The scores of ``model`` after the method called ``name``; its weights are as before."""
+def unlearned(model: LanguageModel, name: str, settings: Mapping[str, Any], run: ClaimRun) -> dict[str, Any]:
+    """The scores of ``model`` after the method called ``name``, as JSON types; its weights are as before."""
     with forgotten(model, name, settings, examples_of("forget"), examples_of("retain"), run, SEED) as (
         changed,
         seconds,
     ):
-        return scores(changed, seconds)
+        return asdict(scores(changed, seconds))
 
 
 def scores(model: Any, seconds: float = 0.0) -> Scores:
@@ -161,7 +168,7 @@ def _ratios(model: Any) -> Iterator[float]:
     found = iter(model.logprob([prompt for prompt, _ in pairs], [answer for _, answer in pairs]))
     for fact in facts:
         right, *wrong = [next(found).per_token for _ in (fact.answer, *fact.wrong)]
-        yield truth_ratio(right, wrong)
+        yield min(truth_ratio(right, wrong), sys.float_info.max)  # only its rank counts, and JSON knows no infinity
 
 
 def _start_checks(before: Scores, retrained: Scores) -> Iterator[Check]:

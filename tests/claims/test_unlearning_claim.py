@@ -56,4 +56,8 @@ def test_it_runs_through_on_a_tiny_model(tiny_llama: LanguageModel, monkeypatch:
     assert set(run.tables["methods"]) == {"before", "retrained", *claim.METHODS}
     assert len(evidence.checks) == 7 + 4 + 4 + 1
     assert run.tables["methods"]["retrained"]["forget quality"] == 1
+    areas = run.tables["area of each attack on membership"]
+    assert set(areas) == {"before", "retrained"}
+    assert all(set(each) == {"loss", "zlib", "min_k", "min_k_plus_plus", "gradient_norm"} for each in areas.values())
+    assert areas["before"]["min_k"] == pytest.approx(run.tables["methods"]["before"]["min-k area"], abs=1e-6)
     assert tiny_llama.fingerprint == before
