@@ -91,7 +91,7 @@ class SuffixRows(PlainRows):
         self.in_tuple = False
         if self.below:
             last = self.blocks[self.below - 1]
-            with first_blocks(model.model, self.below), captured({0: last}) as seen, _shape_of(last) as shape:
+            with first_blocks(model.model, self.below), captured({0: last}) as seen, gives_tuple(last) as shape:
                 hidden_states(model.model, self.ids, self.mask, past=self._fresh())
             self.entering, self.in_tuple = seen[0], bool(shape)
 
@@ -115,7 +115,7 @@ class SuffixRows(PlainRows):
             elif entering is not None:
                 entering = torch.cat([entering[:, :1] + vectors.to(entering)[:, None], entering[:, 1:]], dim=1)
             if entering is not None:
-                stack.enter_context(_entering(self.blocks[: self.below], entering, in_tuple=self.in_tuple))
+                stack.enter_context(entered_with(self.blocks[: self.below], entering, in_tuple=self.in_tuple))
             seen = stack.enter_context(captured({n: self.blocks[n] for n in states}))
             hidden, head = read_positions(self.model.model, self.ids, self.mask, self.wanted, past=self._fresh())
         return _reading(hidden, head, seen, self.places, self.wanted)
@@ -127,7 +127,7 @@ class SuffixRows(PlainRows):
             return self.entering[:, 0]
         with torch.no_grad(), ExitStack() as stack:
             if self.entering is not None:
-                stack.enter_context(_entering(self.blocks[: self.below], self.entering, in_tuple=self.in_tuple))
+                stack.enter_context(entered_with(self.blocks[: self.below], self.entering, in_tuple=self.in_tuple))
             stack.enter_context(first_blocks(self.model.model, self.layer + 1))
             seen = stack.enter_context(captured({0: self.module}))
             hidden_states(self.model.model, self.ids, self.mask, past=self._fresh())
@@ -221,7 +221,7 @@ def _added(module: nn.Module, vectors: Tensor, places: Tensor) -> Iterator[None]
 
 
 @contextmanager
-def _entering(below: Sequence[nn.Module], states: Tensor, *, in_tuple: bool) -> Iterator[None]:
+def entered_with(below: Sequence[nn.Module], states: Tensor, *, in_tuple: bool) -> Iterator[None]:
     """Blocks that do nothing, the last of which gives ``states``: what a pass needs of them is known already."""
 
     def give(number: int) -> Any:
@@ -245,7 +245,7 @@ def _entering(below: Sequence[nn.Module], states: Tensor, *, in_tuple: bool) -> 
 
 
 @contextmanager
-def _shape_of(block: nn.Module) -> Iterator[list[bool]]:
+def gives_tuple(block: nn.Module) -> Iterator[list[bool]]:
     """A list that is not empty afterwards if ``block`` gave a tuple."""
     found: list[bool] = []
 

@@ -32,7 +32,7 @@ from keeps.models.changes import CheckpointChange
 from keeps.models.language_model import LanguageModel
 from keeps.models.locate import mlp_outputs
 from keeps.models.neurons import switch_off, token_attributions
-from keeps.numerics.privacy_neurons import shared_neurons
+from keeps.numerics.neurons import shared_neurons
 from keeps.registry import method
 from keeps.settings import Settings, setting
 from keeps.training.keeping import WINDOW
@@ -112,7 +112,7 @@ class DEPN:
             for example in examples:
                 ids, start = example.input_ids, example.answer_start
                 places = range(start, min(len(ids), start + s.tokens))
-                parts = [token_attributions(model.model, ids[:p], ids[p], steps=s.path_steps) for p in places]
-                found.append(torch.stack(parts).sum(0))
+                before, tokens = [ids[:place] for place in places], [ids[place] for place in places]
+                found.append(token_attributions(model, before, tokens, steps=s.path_steps).sum(0))
                 task.advance(1)
         return torch.stack(found)
