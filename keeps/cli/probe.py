@@ -18,6 +18,7 @@ EXAMPLES = (
     "keeps probe",
     "keeps probe --model ./my-model --data world:capital,world:symbol --shots 4",
     "keeps probe kgquiz --data triples.tsv --limit 300 --out ./quiz",
+    "keeps probe causal_tracing --limit 20 --out ./tracing",
     "keeps probe --model smollm2-135m --model corda-3f --data questions.jsonl",
     "keeps probe kgquiz --help-all",
     "keeps probe --model openai:http://localhost:8000/v1#MODEL --data world:capital",

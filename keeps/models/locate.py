@@ -146,28 +146,40 @@ def subject_end(encoder: TextEncoder, text: str, subject: str) -> int:
     Raises:
         RecordError: the subject is empty or not in the text.
     """
-    last = mention(text, subject)[1] - 1
+    return subject_span(encoder, text, subject)[1]
+
+
+def subject_span(encoder: TextEncoder, text: str, subject: str) -> tuple[int, int]:
+    """The tokens that hold the first and the last character of the last occurrence of ``subject`` in a prompt.
+
+    The positions count as those of :func:`subject_end`.
+
+    Raises:
+        RecordError: the subject is empty or not in the text.
+    """
+    begin, end = mention(text, subject)
     tokens = encoder.prompt(text)
-    whole, leading = text, len(encoder.leading)
+    whole, leading, shift = text, len(encoder.leading), 0
     if encoder.templated:
         whole = encoder.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
         begun = len(text) - len(text.lstrip())  # some templates take the spaces around a turn away
-        last, leading = last - begun + whole.rfind(text.strip()), 0
-    found = _by_offsets(encoder.tokenizer, whole, last)
-    if found is None:
-        found = _by_lengths(encoder.tokenizer, whole, last)
-    return min(found + leading, len(tokens) - 1)
+        shift, leading = whole.rfind(text.strip()) - begun, 0
+    found = []
+    for character, holding in ((begin + shift, 0), (end - 1 + shift, -1)):
+        by_offsets = _by_offsets(encoder.tokenizer, whole, character)
+        place = by_offsets[holding] if by_offsets else _by_lengths(encoder.tokenizer, whole, character)
+        found.append(min(place + leading, len(tokens) - 1))
+    return found[0], found[1]
 
 
-def _by_offsets(tokenizer: Any, text: str, character: int) -> int | None:
-    """From the character offsets of a fast tokenizer; None of one that gives none."""
+def _by_offsets(tokenizer: Any, text: str, character: int) -> list[int]:
+    """The tokens that hold a character, from the offsets of a fast tokenizer; none of one that gives none."""
     if not getattr(tokenizer, "is_fast", False):
-        return None
+        return []
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    holding = [number for number, (start, end) in enumerate(encoded["offset_mapping"]) if start <= character < end]
-    return holding[-1] if holding else None
+    return [number for number, (start, end) in enumerate(encoded["offset_mapping"]) if start <= character < end]
 
 
 def _by_lengths(tokenizer: Any, text: str, character: int) -> int:

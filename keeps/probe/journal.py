@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,6 +68,18 @@ class Journal(AbstractContextManager["Journal"]):
         if kind is None or not self._places:
             self._path.unlink(missing_ok=True)
 
+    def remembered(
+        self, name: str, items: Sequence[Any], ask: Callable[[Any], Any], *, advance: Callable[[float], None] | None
+    ) -> list[Any]:
+        """See :func:`remembered`."""
+        keys = [_key(name, [item], {}) for item in items]
+        for key, item in zip(keys, items, strict=True):
+            if key not in self._places:
+                self._write([key], [ask(item)])
+            if advance is not None:
+                advance(1)
+        return [self._value(key) for key in keys]
+
     def _read(self) -> None:
         self._file.seek(0)
         good = 0
@@ -105,7 +117,7 @@ class Journal(AbstractContextManager["Journal"]):
     def _write(self, keys: Sequence[str], values: Sequence[Any]) -> None:
         lines, place = [], self._file.seek(0, os.SEEK_END)
         for key, value in zip(keys, values, strict=True):
-            plain = value if isinstance(value, str) else asdict(value)
+            plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
             line = (json.dumps({"key": key, "value": plain}, ensure_ascii=False) + "\n").encode()
             self._places[key] = place
             place += len(line)
@@ -119,6 +131,33 @@ class Journal(AbstractContextManager["Journal"]):
     def _value(self, key: str) -> Any:
         self._file.seek(self._places[key])
         return json.loads(self._file.readline())["value"]
+
+
+def remembered(
+    answerer: Any,
+    name: str,
+    items: Sequence[Any],
+    ask: Callable[[Any], Any],
+    *,
+    advance: Callable[[float], None] | None = None,
+) -> list[Any]:
+    """What ``ask`` gives for each of ``items``, one by one, for probes that look into a model instead of asking it.
+
+    Where ``answerer`` is a journal each result is written down as it comes, and not computed again.
+
+    Args:
+        name: of the work, with everything in it but the item that the result depends on.
+        items: of JSON.
+        ask: gives JSON, which comes back as JSON gives it: tuples as lists, keys as texts.
+    """
+    if isinstance(answerer, Journal):
+        return answerer.remembered(name, items, ask, advance=advance)
+    found = []
+    for item in items:
+        found.append(json.loads(json.dumps(ask(item))))
+        if advance is not None:
+            advance(1)
+    return found
 
 
 def _key(name: str, item: Sequence[Any], options: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from keeps.contracts import Answer
 from keeps.errors import RecordError, StorageError
 from keeps.models.scores import AnswerScore, Asked, ChoiceScore, TextScore
 from keeps.probe import journal
-from keeps.probe.journal import Journal
+from keeps.probe.journal import Journal, remembered
 
 
 class Counting:
@@ -117,3 +119,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_asked(tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         Journal(Counting(), tmp_path / "file" / "j.jsonl")
+
+
+def test_work_is_remembered_by_its_name_and_item(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def ask(item: Any) -> dict[str, Any]:
+        asked.append(item)
+        return {"of": (item, math.pi)}
+
+    with Journal(object(), tmp_path / "a.jsonl") as journal:
+        first = remembered(journal, "work", ["x", "y", "x"], ask)
+        again = remembered(journal, "work", ["y"], ask)
+        other = remembered(journal, "other work", ["y"], ask)
+    assert first == remembered(object(), "work", ["x", "y", "x"], ask)
+    assert again == other == [{"of": ["y", math.pi]}]
+    assert asked == ["x", "y", "y", "x", "y", "x"], "once in the journal, each time without"
