@@ -37,6 +37,8 @@ CARD = "knowedit"
 WORLD = "world:known:capital,world:known:country_of_city"
 SEED = 0
 REQUESTS = 100
+# a question to ike stands behind sixteen solved examples, and kn integrates a gradient over every neuron
+FEWER: Mapping[str, int] = {"ike": 30, "kn": 10}
 SEQUENCE = 50
 CODEBOOK = 10
 CHECKED = ("rome", "memit", "ft_m")
@@ -47,7 +49,10 @@ ENOUGH = 0.9
 # As in the trial that the card reports: three prefixes, fifteen steps; statistics as by default.
 LOCATE: Mapping[str, Any] = {"short_prefixes": 2, "long_prefixes": 1, "steps": 15}
 CHAIN: Mapping[str, Any] = {"short_prefixes": 1, "long_prefixes": 0, "steps": 10}
-SETTINGS: Mapping[str, Mapping[str, Any]] = dict.fromkeys(("rome", "r_rome", "memit", "emmet", "alphaedit"), LOCATE)
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("rome", "r_rome", "memit", "emmet", "alphaedit"), LOCATE),
+    "kn": {"scale": "search"},  # as published it changes text and no fact of this model
+}
 LOCATED_LAYER, MOMENT_TOKENS = 6, 20000
 
 
@@ -75,18 +80,20 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     unedited = _value(editing_findings([ModelRows("base", before)]), "rewrite.exact", "base")
     yield Check("success before any edit", unedited, "0", unedited == 0)
     table: dict[str, Any] = {}
-    run.tables["methods"] = table
+    run.tables |= {"methods": table, "settings of methods": {name: dict(own) for name, own in SETTINGS.items()}}
     restored = True
     for name in _order():
         run.progress.message(f"editing with {name}")
-        measured = partial(_measured, model, name, edits, before, run.progress)
+        wanted = edits[: FEWER.get(name, REQUESTS)]
+        own = [row for row in before if row.details["edit"] in {edit.id for edit in wanted}]
+        measured = partial(_measured, model, name, wanted, own, run.progress)
         try:
             found = run.parts(name, measured)
         except KeepsError as error:
             table[name] = {"not run": str(error)}
             continue
         restored &= found["restored"]
-        table[name] = {"edits": len(edits), "alone": name not in TOGETHER, **found["figures"]}
+        table[name] = {"edits": len(wanted), "alone": name not in TOGETHER, **found["figures"]}
     yield from _table_checks(table)
     yield Check("the model has its very weights back after every edit", float(restored), "always", restored)
     yield from _ike_check(model, edits[0])
@@ -162,24 +169,21 @@ def _ike_check(model: LanguageModel, edit: Edit) -> Iterator[Check]:
 
 def _sequences(model: LanguageModel, edits: Sequence[Edit], run: ClaimRun) -> Iterator[Check]:
     base = text_logits(model, neutral_texts(model))
-    found = {}
+    found: dict[str, Any] = {}
+    run.tables["sequence"] = found
     for name in ("rome", "alphaedit"):
         run.progress.message(f"{len(edits)} edits in a row with {name}")
-        found[name] = after_sequence(model, edits, name, {**CHAIN, "order": "sequential"}, base)
-    run.tables["sequence"] = {
-        name: {"divergence": moved.value, "low": moved.low, "high": moved.high, "success": held, "seconds": seconds}
-        for name, (moved, held, seconds) in found.items()
-    }
-    rome, alpha = found["rome"][0], found["alphaedit"][0]
-    interval = None if rome.low is None or rome.high is None else (rome.low, rome.high)
+        settings = {**CHAIN, "order": "sequential"}
+        found[name] = run.parts(f"a sequence with {name}", partial(after_sequence, model, edits, name, settings, base))
+    rome, alpha = found["rome"], found["alphaedit"]
     yield Check(
         f"KL from the unedited model on neutral text after {len(edits)} ROME edits, nats a token",
-        rome.value,
+        rome["divergence"],
         "above that after as many AlphaEdit edits",
-        rome.value > alpha.value,
-        baseline=alpha.value,
-        interval=interval,
-        note=f"edits that hold at the end: ROME {found['rome'][1]:.0%}, AlphaEdit {found['alphaedit'][1]:.0%}",
+        rome["divergence"] > alpha["divergence"],
+        baseline=alpha["divergence"],
+        interval=None if rome["low"] is None or rome["high"] is None else (rome["low"], rome["high"]),
+        note=f"edits that hold at the end: ROME {rome['success']:.0%}, AlphaEdit {alpha['success']:.0%}",
     )
 
 
@@ -196,7 +200,7 @@ CLAIM = Claim(
     "98.6/55.9/52.0, MEMIT 98.1/58.6/46.6, FT-M 100/74.4/76.8",
     paper="arXiv:2401.01286",
     seeds=(SEED,),
-    minutes=210,
+    minutes=180,
     experiment=experiment,
     files=FILES,
 )

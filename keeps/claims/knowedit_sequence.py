@@ -47,8 +47,15 @@ def divergence(before: Sequence[Tensor], after: Sequence[Tensor]) -> Estimate:
 
 def after_sequence(
     model: LanguageModel, edits: Sequence[Edit], method: str, settings: Mapping[str, Any], base: Sequence[Tensor]
-) -> tuple[Estimate, float, float]:
-    """How far neutral text moves by ``edits`` one after another, the share that holds at the end, seconds an edit."""
+) -> dict[str, Any]:
+    """How far neutral text moves by ``edits`` one after another, the share that holds at the end, seconds an edit.
+
+    Args:
+        base: logits of the neutral texts before them.
+
+    Returns:
+        The row of the table, of JSON types.
+    """
     info = find_method(method, "edit")
     texts = neutral_texts(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +68,9 @@ def after_sequence(
         finally:
             changed.undo()
     held = [matches(found.text, (edit.target_new,)) for found, edit in zip(said, edits, strict=True)]
-    return moved, sum(held) / len(held), float(run.measures.get("edit_seconds", float("nan")))
+    seconds = float(run.measures.get("edit_seconds", float("nan")))
+    found = {"divergence": moved.value, "low": moved.low, "high": moved.high}
+    return {**found, "success": sum(held) / len(held), "seconds": seconds}
 
 
 def fluency_checks() -> Iterator[Check]:

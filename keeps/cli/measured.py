@@ -48,8 +48,8 @@ LAYOUTS: Mapping[str, Layout] = {
         "methods",
         "Method",
         EDITING,
-        "Every edit alone on the untouched model, except by methods that learn from a batch (`mend`, `serac`, `wise`). "
-        "Intervals: 95 %. Seconds are wall-clock times on two busy cores.",
+        "Every edit alone on the untouched model, except by methods that learn from a batch (`mend`, `serac`, `wise`); "
+        "`kn` with `--scale search`. Intervals: 95 %. Seconds are wall-clock times on two busy cores.",
     ),
     "augment_survey": Layout(
         "methods",
