@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,8 @@ def test_attack_scores_of_rows() -> None:
     assert attack_scores(rows, "reference", 0.4, others) == [-0.25]
     assert attack_scores(rows, "min_k", 0.5) == [3.0]
     assert attack_scores(rows, "min_k_plus_plus", 0.5) == [1.0]
-    rows[0].details["gradient_norm"] = 0.25
-    assert attack_scores(rows, "gradient_norm", 0.5) == [0.25]
+    pulled = replace(rows[0], details={**rows[0].details, "gradient_norm": 0.25})
+    assert attack_scores([pulled], "gradient_norm", 0.5) == [0.25]
     with pytest.raises(ValueError, match="no attack"):
         attack_scores(rows, "gradient", 0.5)
 
