@@ -85,7 +85,8 @@ def experiment(run: ClaimRun) -> Iterator[Check]:
     for name in _order():
         run.progress.message(f"editing with {name}")
         wanted = edits[: FEWER.get(name, REQUESTS)]
-        own = [row for row in before if row.details["edit"] in {edit.id for edit in wanted}]
+        ids = {edit.id for edit in wanted}
+        own = [row for row in before if row.details["edit"] in ids]
         measured = partial(_measured, model, name, wanted, own, run.progress)
         try:
             found = run.parts(name, measured)

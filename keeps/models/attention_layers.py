@@ -8,7 +8,7 @@ from keeps.errors import TargetError
 from keeps.models.locate import ModuleRef, blocks, is_linear
 from keeps.models.projection import unwrapped
 
-_PARTS = ("attn", "attention")
+ATTENTION_PARTS = ("attn", "attention")  # of names
 _QUERIES_AND_VALUES = ("q_proj", "v_proj", "query", "value")
 
 
@@ -24,7 +24,7 @@ def attention_inputs(model: nn.Module) -> list[ModuleRef]:
         inside = [
             (path, module)
             for path, module in block.named_modules()
-            if any(part in path.lower() for part in _PARTS) and is_linear(module)
+            if any(part in path.lower() for part in ATTENTION_PARTS) and is_linear(module)
         ]
         if not inside or any(hasattr(module, "base_layer") for module in block.modules()):
             mend = "take an adapter out with undo(), or choose where=mlp"

@@ -12,8 +12,8 @@ arXiv:2202.05262, section 2.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from keeps.errors import EmptySetError, TargetError
+from keeps.models.attention_layers import ATTENTION_PARTS
 from keeps.models.cache import CacheState
 from keeps.models.checks import check_context
 from keeps.models.edit_rows import captured
 from keeps.models.language_model import LanguageModel
+from keeps.models.layer_inputs import changed_output
 from keeps.models.limits import engine_for
 from keeps.models.locate import blocks, subject_span
 from keeps.models.projection import chunks, hidden_states, read_positions, reading_of, unwrapped
@@ -34,7 +36,6 @@ STATE, MLP, ATTENTION = "state", "mlp", "attention"
 KINDS = (STATE, MLP, ATTENTION)
 DEPTHS = 6  # batches by the first block that is changed: what lies below is not run again
 VOCABULARY = 1 << 17  # columns that a batch of logits is reckoned with
-_ATTENTION = ("attn", "attention")
 _FLAG = "_keeps_tracing"  # kept on the module, so that it lives and dies with it
 
 
@@ -58,7 +59,7 @@ def traced_modules(model: nn.Module) -> dict[str, list[nn.Module]]:
     found: dict[str, list[nn.Module]] = {kind: [] for kind in KINDS}
     for number, block in enumerate(blocks(model)):
         parts = [(name, part) for name, part in block.named_children() if any(p.dim() > 1 for p in part.parameters())]
-        attention = [part for name, part in parts if any(word in name.lower() for word in _ATTENTION)]
+        attention = [part for name, part in parts if any(word in name.lower() for word in ATTENTION_PARTS)]
         rest = [part for _, part in parts if part not in attention]
         if not attention or not rest:
             missing = "MLP" if attention else "attention"
@@ -266,33 +267,19 @@ def _embedding(model: nn.Module) -> nn.Module:
     return cast(Any, unwrapped(model)).get_input_embeddings()
 
 
-@contextmanager
-def _added(embedding: nn.Module, noise: Tensor) -> Iterator[None]:
+def _added(embedding: nn.Module, noise: Tensor) -> AbstractContextManager[None]:
     """``noise`` ``(rows, time, width)`` added to what the embedding layer gives."""
-
-    def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return output + noise.to(output)
-
-    handle = embedding.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return changed_output(embedding, lambda output: output + noise.to(output))
 
 
-@contextmanager
-def _replaced(module: nn.Module, rows: Tensor, places: Tensor, values: Tensor, time: int) -> Iterator[None]:
+def _replaced(
+    module: nn.Module, rows: Tensor, places: Tensor, values: Tensor, time: int
+) -> AbstractContextManager[None]:
     """The output of ``module`` with ``values`` at these places of these rows, each of ``time`` tokens."""
 
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        states = output[0] if isinstance(output, tuple) else output
+    def restored(states: Tensor) -> Tensor:
         flat = states.reshape(-1, states.shape[-1]).clone()  # some models give batch and time as one dimension
         flat[rows * time + places] = values.to(flat)
-        changed = flat.view_as(states)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return flat.view_as(states)
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return changed_output(module, restored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +61,22 @@ def layer_inputs(model: LanguageModel, prompts: Sequence[str], layer: int) -> li
     return found
 
 
-@contextmanager
-def replaced_output(module: nn.Module, replacement: Replacement) -> Iterator[None]:
+def replaced_output(module: nn.Module, replacement: Replacement) -> AbstractContextManager[None]:
     """The layer gives ``replacement(input, output)`` while the block lasts."""
+    return _hooked(module, lambda _, given, output: replacement(given[0], output))
 
-    def hook(_: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
-        return replacement(given[0], output)
 
+def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    """The module gives ``change(output)`` while the block lasts, however it is called; of a tuple the first part."""
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return _hooked(module, hook)
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
     handle = module.register_forward_hook(hook)
     try:
         yield

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from keeps.models.batching import pad_right
 from keeps.models.cache import CacheState
 from keeps.models.edit_rows import Reading, Row, captured, positions_of
 from keeps.models.language_model import LanguageModel
+from keeps.models.layer_inputs import changed_output
 from keeps.models.locate import blocks, first_blocks, mlp_outputs
 from keeps.models.projection import hidden_states, read_positions, reading_of
 from keeps.models.scoring import text_config
@@ -202,22 +203,14 @@ def _reading(hidden: Tensor, head: Any, seen: dict[int, Tensor], places: Tensor,
     return Reading(head(hidden).float(), subjects, {n: output[wanted] for n, output in seen.items()})
 
 
-@contextmanager
-def _added(module: nn.Module, vectors: Tensor, places: Tensor) -> Iterator[None]:
+def _added(module: nn.Module, vectors: Tensor, places: Tensor) -> AbstractContextManager[None]:
     """``vectors[i]`` added to the output of ``module`` at position ``places[i]`` of row *i*."""
 
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        states = output[0] if isinstance(output, tuple) else output
-        change = torch.zeros_like(states)
+    def moved(states: Tensor) -> Tensor:
         rows = torch.arange(len(places), device=states.device)
-        states = states + change.index_put((rows, places), vectors.to(states))
-        return (states, *output[1:]) if isinstance(output, tuple) else states
+        return states + torch.zeros_like(states).index_put((rows, places), vectors.to(states))
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return changed_output(module, moved)
 
 
 @contextmanager

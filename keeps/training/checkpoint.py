@@ -17,7 +17,7 @@ from keeps.errors import StorageError
 from keeps.training.batches import TokenizedExample
 from keeps.training.settings import TrainingSettings
 from keeps.weights import fingerprint_tensors, load_metadata, load_tensors, save_tensors
-from keeps.weights.files import is_leftover
+from keeps.weights.files import remove_leftovers
 
 FORMAT = 1  # raise it when an older loop would misread a newer checkpoint
 _FREE = ("checkpoint_every",)  # settings that may differ between a run and its continuation
@@ -126,9 +126,9 @@ class CheckpointStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _remove_but(self, path: Path, *, newer: bool) -> None:
-        for other in self.folder.iterdir():
-            stale = other.suffix == ".safetensors" and other != path and (newer or other.name < path.name)
-            if stale or is_leftover(other):
+        remove_leftovers(self.folder)
+        for other in self.folder.glob("*.safetensors"):
+            if other != path and (newer or other.name < path.name):
                 other.unlink(missing_ok=True)
 
     @staticmethod

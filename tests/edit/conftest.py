@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +53,13 @@ def new_run(tmp_path: Path) -> Callable[..., Run]:
         return Run(folder, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``power_cut("module.function")``: whoever calls that function dies there."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("power cut")
+
+    return lambda place: monkeypatch.setattr(place, broken)

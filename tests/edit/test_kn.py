@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,15 +224,12 @@ def test_a_miss_is_said(smollm2: LanguageModel, tmp_path: Path, monkeypatch: pyt
 
 
 def test_weights_come_back_when_an_edit_fails(
-    smollm2: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smollm2: LanguageModel, tmp_path: Path, power_cut: Callable[[str], None]
 ) -> None:
     model = pico("llama", smollm2.tokenizer)
     before = model.fingerprint
 
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr("keeps.edit.kn.probabilities", broken)
+    power_cut("keeps.edit.kn.probabilities")
     with pytest.raises(RuntimeError, match="power cut"):
         KN(KNSettings(**QUICK))(model, EDITS, run=Run(tmp_path))
     assert model.fingerprint == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +156,12 @@ def test_the_fingerprint_of_the_model_is_computed_once(
 
 
 def test_weights_come_back_when_an_edit_fails(
-    smollm2: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smollm2: LanguageModel, tmp_path: Path, power_cut: Callable[[str], None]
 ) -> None:
     model = pico("llama", smollm2.tokenizer)
     before = model.fingerprint
 
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr("keeps.training.locate_edit.probabilities", broken)
+    power_cut("keeps.training.locate_edit.probabilities")
     with pytest.raises(RuntimeError, match="power cut"):
         made(model, "rome", EDITS, tmp_path / "run", layer=1, steps=2)
     assert model.fingerprint == before
